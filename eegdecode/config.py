@@ -1,0 +1,286 @@
+"""The one description of a run: science (hashed into the run id) and compute (may not change a loss).
+
+Importing this needs neither torch nor ray, so that a run can be described and checked on a laptop.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+
+class Section(BaseModel):
+    """Base of every section: frozen, and an unknown field is an error that names it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class SyntheticData(Section):
+    """Procedural pictures and EEG simulated from them: the embedded default source."""
+
+    kind: Literal["synthetic"] = "synthetic"
+    seed: int = 2026
+    n_subjects: int = Field(2, ge=1)
+    n_train_concepts: int = Field(376, ge=4)
+    pictures_per_concept: int = Field(6, ge=1)
+    train_repetitions: int = Field(2, ge=1)
+    n_test_concepts: int = Field(200, ge=2)
+    test_repetitions: int = Field(20, ge=1)
+    picture_px: int = Field(64, ge=16)
+
+
+class MuseData(Section):
+    """Real Muse headband EEG (EEG-ExPy CSV files); see `eegdecode.data.sources.muse`."""
+
+    kind: Literal["muse"] = "muse"
+    task: Literal["n170", "gratings"]
+
+
+class MneData(Section):
+    """Any recording MNE can read, with an events table beside it; see `eegdecode.data.sources.tabular`."""
+
+    kind: Literal["mne"] = "mne"
+
+
+class Epochs(Section):
+    """How continuous EEG becomes trials."""
+
+    tmin_s: float = -0.2
+    tmax_s: float = 0.8
+    baseline_s: tuple[float | None, float | None] | None = (None, 0.0)
+    l_freq_hz: float | None = None
+    h_freq_hz: float | None = None
+    notch_hz: tuple[float, ...] = ()
+    filter: Literal["fir", "butterworth4"] = "fir"
+    """`fir`: MNE's default; `butterworth4`: fourth order, zero phase, over the whole run."""
+    sfreq_hz: float = 100.0
+    """Rate of the stored trials."""
+    crop_s: tuple[float, float] | None = None
+    """Part of the epoch that is stored, after the baseline was taken; all of it if None."""
+    reject_uv: float | None = None
+    """A trial with an absolute value above this is dropped, with the electrode named."""
+    channels: tuple[str, ...] | None = None
+    """Electrodes by name, in this order; all EEG electrodes of the source if None."""
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.tmin_s >= self.tmax_s:
+            raise ValueError(f"tmin_s must be before tmax_s, got {self.tmin_s} and {self.tmax_s}.")
+        return self
+
+
+class Data(Section):
+    """Which recordings, and how they are cut."""
+
+    source: Annotated[SyntheticData | MuseData | MneData, Field(discriminator="kind")] = SyntheticData()
+    epochs: Epochs = Epochs()
+    trials_per_shard: int = Field(2000, ge=1)
+
+
+class Targets(Section):
+    """What the EEG is asked to predict for a picture."""
+
+    tower: str = "gabor"
+    """`gabor` (no weights), `timm:<model>` or `open_clip:<model>:<pretrained tag or local path>`."""
+
+
+class Encoder(Section):
+    """EEG -> embedding; `name` is a key of `eegdecode.models.ENCODERS`."""
+
+    name: Literal["linear", "mlp", "nice", "nice_sa", "nice_ga"] = "mlp"
+    dropout: float = Field(0.5, ge=0, lt=1)
+    whiten: Literal["none", "scale", "channels"] = "channels"
+    """Fixed linear front, fitted on the fold's training trials: none, a scale per electrode, or ZCA over electrodes."""
+
+
+class Loss(Section):
+    """Symmetric InfoNCE over the gathered batch; trials of one picture are positives of each other."""
+
+    contrastive_batch: int = Field(256, ge=2)
+    """Trials over which negatives are taken, on all workers together."""
+    temperature: float = Field(0.07, gt=0)
+    learn_temperature: bool = True
+    normalise: Literal["both", "target"] = "both"
+    """Which sides are L2-normalised: `target` alone is UBP's asymmetric form."""
+
+
+class Schedule(Section):
+    """Optimiser and its course."""
+
+    steps: int = Field(600, ge=1)
+    lr: float = Field(3e-4, gt=0)
+    weight_decay: float = Field(1e-2, ge=0)
+    betas: tuple[float, float] = (0.9, 0.999)
+    warmup_steps: int = Field(20, ge=0)
+    decay: Literal["constant", "cosine"] = "cosine"
+    grad_clip: float = Field(1.0, ge=0)
+    """Largest gradient norm; 0 does not clip."""
+    validate_every: int = Field(50, ge=1)
+    save_every: int = Field(100, ge=1)
+    seed: int = 0
+
+
+class Protocol(Section):
+    """Everything that decides what a score means; copied into every bundle and report."""
+
+    split_by: Literal["concept", "run", "subject"] = "concept"
+    """`concept`: the source's own test concepts; `run`, `subject`: leave one out."""
+    n_val: int = Field(40, ge=0)
+    """Groups (concepts, runs, subjects) of the training part held for validation, per fold."""
+    gallery: Literal["picture", "concept"] = "picture"
+    """Candidates that are ranked: the pictures shown, or one per concept."""
+    contrast: tuple[str, str] | None = None
+    """Two labels between which a ROC AUC is computed; matched as the start of a concept's name."""
+    test_repetitions: int = Field(0, ge=0)
+    """Repetitions averaged per test picture; 0 averages all of them, 1 scores single trials."""
+    selection: Literal["validation", "last"] = "validation"
+    """Which step's weights are kept; a test score can not be chosen here."""
+    inductive: Literal[True] = True
+    control_window_s: tuple[float, float] | None = None
+    """Window before the picture in which the same recipe must land on chance; see `Experiment.control`."""
+    permutations: int = Field(1000, ge=1)
+    permute: Literal["pictures", "trials", "positions"] = "pictures"
+    """What the null exchanges: picture labels, labels within a run, or labels by position, one order for all runs."""
+    seed: int = 0
+
+    @model_validator(mode="after")
+    def _selectable(self) -> Self:
+        if self.selection == "validation" and self.n_val == 0:
+            raise ValueError(
+                "protocol.selection='validation' needs protocol.n_val of at least 1, got 0. Or set selection='last'."
+            )
+        return self
+
+
+class Drawer(Section):
+    """The conditional diffusion model that draws a picture from an embedding."""
+
+    space: Literal["pixels", "taef2"] = "pixels"
+    px: int = Field(32, ge=8)
+    """Side of the picture that is drawn; a multiple of 8."""
+    width: int = Field(48, ge=8)
+    """Channels of the first level of the UNet."""
+    steps: int = Field(1500, ge=1)
+    batch: int = Field(64, ge=1)
+    lr: float = Field(1e-3, gt=0)
+    cond_dropout: float = Field(0.1, ge=0, lt=1)
+    sampler_steps: int = Field(12, ge=1)
+    guidance: float = Field(2.0, ge=0)
+    seed: int = 0
+
+
+class Search(Section):
+    """What one Tune run tries; each configuration is an override of the recipe."""
+
+    lr: tuple[float, ...] = (1e-4, 1e-3)
+    temperature: tuple[float, ...] = (0.04, 0.15)
+    steps: int = Field(120, ge=1)
+
+
+class Compute(Section):
+    """Where and on what it runs. None of it may change a loss beyond tolerance (a test says so)."""
+
+    engine: Literal["deepspeed", "torch"] = "deepspeed"
+    workers: int = Field(1, ge=1)
+    gpus_per_worker: float = Field(0.0, ge=0)
+    cpus_per_worker: float = Field(1.0, gt=0)
+    precision: Literal["float32", "bfloat16"] = "float32"
+    zero_stage: Literal[0, 1, 2, 3] = 1
+    max_failures: int = Field(2, ge=0)
+    data_uri: str = ""
+    """Folder with the recordings (and pictures) of a real source."""
+    weights_uri: str = ""
+    """Folder with tower and autoencoder weights; empty where none are used."""
+    runs_uri: str = "runs/default"
+    """Folder or s3:// prefix under which shards, checkpoints, bundles and reports are written."""
+    cache_dir: str = ""
+    """Local folder for shards fetched from object storage; a temporary one if empty."""
+    tracking_uri: str = ""
+    """MLflow server; nothing is logged if empty."""
+
+
+class Experiment(Section):
+    """A complete run. Science: data to search. Compute: the last section."""
+
+    recipe: str
+    data: Data = Data()
+    targets: Targets = Targets()
+    encoder: Encoder = Encoder()
+    loss: Loss = Loss()
+    schedule: Schedule = Schedule()
+    protocol: Protocol = Protocol()
+    drawer: Drawer = Drawer()
+    search: Search = Search()
+    compute: Compute = Compute()
+
+    @model_validator(mode="after")
+    def _batch_divides(self) -> Self:
+        batch, workers = self.loss.contrastive_batch, self.compute.workers
+        if batch % workers:
+            low = batch - batch % workers
+            raise ValueError(
+                f"loss.contrastive_batch must be a multiple of compute.workers, got {batch} over {workers}. "
+                f"Nearest valid values: {low}, {low + workers}."
+            )
+        return self
+
+    @property
+    def micro_batch(self) -> int:
+        """Trials per worker and step, derived so that workers never change the loss."""
+        return self.loss.contrastive_batch // self.compute.workers
+
+    def digest(self, *sections: str) -> str:
+        """Return the sha256 of the named sections (all of science if none is named)."""
+        chosen = set(sections) if sections else set(type(self).model_fields) - {"compute"}
+        text = json.dumps(self.model_dump(mode="json", include=chosen), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    @property
+    def run_id(self) -> str:
+        """Name of this run: recipe and the first twelve digits of the science digest. No clock in it."""
+        return f"{self.recipe}-{self.digest()[:12]}"
+
+    def control(self) -> "Experiment | None":
+        """Return this experiment on the control window, where nothing of the picture can be known; None without one.
+
+        The recordings, folds, decoder and schedule stay; only the cut differs.
+        """
+        window = self.protocol.control_window_s
+        if window is None:
+            return None
+        return self.override(
+            {
+                "recipe": f"{self.recipe}-control",
+                "data.epochs.tmin_s": window[0],
+                "data.epochs.tmax_s": window[1],
+                "data.epochs.baseline_s": None,
+                "data.epochs.crop_s": None,
+                "protocol.control_window_s": None,
+            }
+        )
+
+    def override(self, changes: Mapping[str, Any]) -> "Experiment":
+        """Return a copy with dotted fields changed, validated as a whole.
+
+        Parameters
+        ----------
+        changes
+            Dotted name to value, for example ``{"encoder.name": "nice"}``.
+
+        Raises
+        ------
+        ValueError
+            A name that is no field, or a value the field does not admit.
+        """
+        tree = self.model_dump(mode="json")
+        for name, value in changes.items():
+            *path, last = name.split(".")
+            node: Any = tree
+            for part in path:
+                if not isinstance(node, dict) or not isinstance(node.get(part), dict):
+                    raise ValueError(f"--set {name}: '{part}' is no section of an experiment.")
+                node = node[part]
+            node[last] = value
+        return Experiment.model_validate(tree)
