@@ -46,7 +46,7 @@ check: .venv/.done
 	.venv/bin/mypy eegdecode jobs
 
 bench: .venv/.done
-	.venv/bin/python -m tests.bench.run $(ONLY)
+	.venv/bin/python tests/bench/run.py $(ONLY)
 
 serve: .venv/.done
 	.venv/bin/python -m eegdecode.runtime.serve --bundle $(BUNDLE) --port $(PORT)

@@ -24,10 +24,10 @@ class SyntheticData(Section):
     seed: int = 2026
     n_subjects: int = Field(2, ge=1)
     n_train_concepts: int = Field(376, ge=4)
-    pictures_per_concept: int = Field(6, ge=1)
+    pictures_per_concept: int = Field(8, ge=1)
     train_repetitions: int = Field(2, ge=1)
     n_test_concepts: int = Field(200, ge=2)
-    test_repetitions: int = Field(20, ge=1)
+    test_repetitions: int = Field(12, ge=1)
     picture_px: int = Field(64, ge=16)
 
 
@@ -84,6 +84,10 @@ class Targets(Section):
 
     tower: str = "gabor"
     """`gabor` (no weights), `timm:<model>` or `open_clip:<model>:<pretrained tag or local path>`."""
+    project: int = Field(0, ge=0)
+    """Length of a linear map of the target that is learnt with the decoder (NeuroBridge's image projector); 0: none."""
+    centre: bool = True
+    """Take the mean target of the training pictures off before cosines are taken; published systems do not."""
 
 
 class Encoder(Section):
@@ -91,6 +95,9 @@ class Encoder(Section):
 
     name: Literal["linear", "mlp", "nice", "nice_sa", "nice_ga"] = "mlp"
     dropout: float = Field(0.5, ge=0, lt=1)
+    start: Literal["random", "canonical"] = "random"
+    """Where training begins. `canonical`: regularised canonical correlations of training trials and targets, in closed
+    form; for `linear` with targets.project."""
     whiten: Literal["none", "scale", "channels"] = "channels"
     """Fixed linear front, fitted on the fold's training trials: none, a scale per electrode, or ZCA over electrodes."""
 
@@ -127,6 +134,8 @@ class Protocol(Section):
 
     split_by: Literal["concept", "run", "subject"] = "concept"
     """`concept`: the source's own test concepts; `run`, `subject`: leave one out."""
+    also_split_by: tuple[Literal["run", "subject"], ...] = ()
+    """Further divisions of the same trials, each trained and scored on its own folds."""
     n_val: int = Field(40, ge=0)
     """Groups (concepts, runs, subjects) of the training part held for validation, per fold."""
     gallery: Literal["picture", "concept"] = "picture"
@@ -136,7 +145,8 @@ class Protocol(Section):
     test_repetitions: int = Field(0, ge=0)
     """Repetitions averaged per test picture; 0 averages all of them, 1 scores single trials."""
     selection: Literal["validation", "last"] = "validation"
-    """Which step's weights are kept; a test score can not be chosen here."""
+    """Which step's weights are kept; a test score can not be chosen here. With `last` the validation groups serve the
+    search alone, and the final training learns from them too."""
     inductive: Literal[True] = True
     control_window_s: tuple[float, float] | None = None
     """Window before the picture in which the same recipe must land on chance; see `Experiment.control`."""
@@ -160,14 +170,14 @@ class Drawer(Section):
     space: Literal["pixels", "taef2"] = "pixels"
     px: int = Field(32, ge=8)
     """Side of the picture that is drawn; a multiple of 8."""
-    width: int = Field(48, ge=8)
-    """Channels of the first level of the UNet."""
-    steps: int = Field(1500, ge=1)
-    batch: int = Field(64, ge=1)
+    width: int = Field(32, ge=8)
+    """Channels of the first level of the UNet; a multiple of 8."""
+    steps: int = Field(1000, ge=1)
+    batch: int = Field(32, ge=1)
     lr: float = Field(1e-3, gt=0)
     cond_dropout: float = Field(0.1, ge=0, lt=1)
     sampler_steps: int = Field(12, ge=1)
-    guidance: float = Field(2.0, ge=0)
+    guidance: float = Field(1.5, ge=0)
     seed: int = 0
 
 
@@ -214,6 +224,15 @@ class Experiment(Section):
     drawer: Drawer = Drawer()
     search: Search = Search()
     compute: Compute = Compute()
+
+    @model_validator(mode="after")
+    def _start_fits(self) -> Self:
+        if self.encoder.start == "canonical" and (self.encoder.name != "linear" or not self.targets.project):
+            raise ValueError(
+                "encoder.start='canonical' needs encoder.name='linear' and targets.project of at least 1, got "
+                f"'{self.encoder.name}' and {self.targets.project}."
+            )
+        return self
 
     @model_validator(mode="after")
     def _batch_divides(self) -> Self:

@@ -12,10 +12,15 @@ from typing import Any
 from eegdecode.config import (
     Compute,
     Data,
+    Drawer,
     Encoder,
     Epochs,
     Experiment,
+    Loss,
     MuseData,
+    Protocol,
+    Schedule,
+    Search,
     SyntheticData,
     Targets,
 )
@@ -25,38 +30,78 @@ def demo() -> Experiment:
     """Synthetic pictures and EEG, 200-way, on a laptop in minutes; needs no file and no weights."""
     return Experiment(
         recipe="demo",
-        data=Data(source=SyntheticData(), epochs=Epochs(reject_uv=250.0)),
+        data=Data(source=SyntheticData(), epochs=Epochs(sfreq_hz=50.0, crop_s=(0.0, 0.4), reject_uv=250.0)),
+        targets=Targets(project=14),
+        encoder=Encoder(name="linear", dropout=0.0, start="canonical", whiten="none"),
+        schedule=Schedule(steps=100, lr=1e-5, validate_every=20, save_every=50),
+        search=Search(lr=(1e-6, 1e-5), temperature=(0.1, 0.3), steps=60),
         compute=Compute(workers=2, runs_uri="runs/demo"),
     )
 
 
+# Windows are whole samples at the headband's 256 Hz; 4 x 64 Hz, so that every fourth sample is kept.
+_MUSE_EPOCHS = Epochs(
+    tmin_s=-25 / 256,
+    tmax_s=127 / 256,
+    baseline_s=(None, -1 / 256),
+    l_freq_hz=1.0,
+    h_freq_hz=30.0,
+    filter="butterworth4",
+    sfreq_hz=64.0,
+    reject_uv=100.0,
+)
+
+
 def muse_gratings() -> Experiment:
-    """Eight exactly known gratings, five electrodes, one person; leave one run out."""
+    """Eight exactly known gratings, five electrodes, one person; leave one run out.
+
+    Trials come in the same order in every run, so the null permutes by position and trains again.
+    """
     return Experiment(
         recipe="muse_gratings",
-        data=Data(
-            source=MuseData(task="gratings"),
-            epochs=Epochs(
-                tmin_s=-0.1,
-                tmax_s=0.5,
-                baseline_s=(-0.1, 0.0),
-                l_freq_hz=1.0,
-                h_freq_hz=30.0,
-                filter="butterworth4",
-                sfreq_hz=64.0,
-                reject_uv=100.0,
-            ),
-        ),
+        data=Data(source=MuseData(task="gratings"), epochs=_MUSE_EPOCHS),
         targets=Targets(tower="timm:mobilenetv2_100"),
-        encoder=Encoder(name="linear", dropout=0.0, whiten="channels"),
+        encoder=Encoder(name="linear", dropout=0.8, whiten="channels"),
+        loss=Loss(contrastive_batch=160, temperature=1.0, learn_temperature=False, normalise="target"),
+        schedule=Schedule(steps=100, lr=3e-4, weight_decay=1.0, warmup_steps=10, validate_every=25, save_every=100),
+        protocol=Protocol(
+            split_by="run",
+            n_val=1,
+            contrast=("sf0.1", "sf4.1"),
+            test_repetitions=0,
+            selection="last",
+            permute="positions",
+            control_window_s=(-256 / 256, -13 / 256),
+        ),
+        drawer=Drawer(px=64, steps=400, batch=16, sampler_steps=12),
+        search=Search(lr=(1e-4, 3e-4), temperature=(1.0, 2.0), steps=100),
         compute=Compute(runs_uri="runs/muse_gratings"),
     )
 
 
 def muse_n170() -> Experiment:
-    """Faces against houses, four electrodes, five people; leave one run out and leave one subject out."""
+    """Faces against houses, four electrodes, five people; leave one run out, and leave one subject out.
+
+    Which picture of its category was shown is not logged: the score is about the category.
+    """
     base = muse_gratings()
-    return base.model_copy(update={"recipe": "muse_n170"})
+    protocol = base.protocol.model_copy(
+        update={
+            "also_split_by": ("subject",),
+            "contrast": ("house", "face"),
+            "permute": "trials",
+            "control_window_s": (-128 / 256, -1 / 256),
+        }
+    )
+    return base.model_copy(
+        update={
+            "recipe": "muse_n170",
+            "data": Data(source=MuseData(task="n170"), epochs=_MUSE_EPOCHS.model_copy(update={"tmax_s": 203 / 256})),
+            "loss": base.loss.model_copy(update={"contrastive_batch": 256}),
+            "protocol": protocol,
+            "compute": Compute(runs_uri="runs/muse_n170"),
+        }
+    )
 
 
 RECIPES: dict[str, Callable[[], Experiment]] = {

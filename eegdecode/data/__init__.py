@@ -1,0 +1,1 @@
+"""Recordings to trials to shards to batches: sources, epochs, whiten, splits, shards, stream."""

@@ -1,0 +1,1 @@
+"""Drawing pictures from embeddings by diffusion. The only package that knows `diffusers`."""

@@ -1,0 +1,1 @@
+"""Scores with their chance level, interval and controls: retrieval, reconstruction, statistics, baselines, report."""

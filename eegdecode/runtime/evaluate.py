@@ -1,0 +1,181 @@
+"""Bundles and test trials to scores and the first form of the report."""
+
+import json
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from eegdecode import __version__, storage
+from eegdecode.batch import Fold
+from eegdecode.config import Experiment, SyntheticData
+from eegdecode.data.shardset import ShardSet, open_shards
+from eegdecode.evaluate import plots
+from eegdecode.evaluate.report import DataFact, FoldTraining, Report, SearchFact, write_report
+from eegdecode.evaluate.retrieval import (
+    RetrievalScore,
+    average_repetitions,
+    repetition_point,
+    retrieval_report,
+    score_matrix,
+)
+from eegdecode.runtime import places
+from eegdecode.runtime.categories import category_scores
+from eegdecode.runtime.progress import Progress, say
+from eegdecode.runtime.tested import Tested, open_tested
+from eegdecode.runtime.train import fold_facts
+
+
+def evaluate(experiment: Experiment) -> Report:
+    """Score every fold's bundle on its test trials and write summary.json and report.html.
+
+    Raises
+    ------
+    ValueError
+        A bundle that was trained on another shard set than the one that is there.
+    """
+    shards = open_shards(places.shards(experiment), experiment.compute.cache_dir)
+    folds = shards.manifest.folds
+    report = _facts(experiment, shards)
+    figures: dict[str, bytes] = {"training": plots.training_curves(_curves(experiment, folds), "validation mAP")}
+    if experiment.protocol.split_by == "concept":
+        tested = open_tested(experiment, shards, folds[0])
+        score, scores_QG = _retrieval(experiment, shards, tested)
+        figures |= {"similarity": plots.similarity_matrix(scores_QG), "retrieval_bars": plots.retrieval_bars(score)}
+        if score.repetition_curve:
+            figures["repetition_curve"] = plots.repetition_curve(score)
+        report = report.with_section(retrieval=score)
+    else:
+        found = category_scores(experiment, shards)
+        contrasts = [score.contrast for score in found if score.contrast is not None]
+        report = report.with_section(
+            contrast=contrasts[0] if contrasts else None,
+            more_contrasts=tuple(contrasts[1:]),
+            classes=found[0].classes,
+        )
+        for name, contrast in zip(("contrast", "contrast_2", "contrast_3"), contrasts, strict=False):
+            figures[name] = plots.fold_dots(contrast)
+        figures["confusion"] = plots.confusion(found[0].classes)
+    write_report(places.report(experiment), report, figures)
+    say(f"evaluate: {places.report(experiment)}/report.html")
+    return report
+
+
+def _retrieval(experiment: Experiment, shards: ShardSet, tested: Tested) -> tuple[RetrievalScore, NDArray[np.float32]]:
+    protocol, gallery = experiment.protocol, tested.bundle.gallery
+    picture_N, subject_N = tested.table["picture"].to_numpy(str), tested.table["subject"].to_numpy(str)
+    concept = dict(zip(gallery.pictures, gallery.concepts, strict=True))
+    if protocol.gallery == "concept" and len(set(gallery.concepts)) != len(gallery.concepts):
+        raise ValueError("protocol.gallery='concept' needs one test picture per concept, or class centres as targets.")
+
+    def scored(repetitions: int) -> tuple[NDArray[np.float32], Any, NDArray[Any]]:
+        averaged = average_repetitions(tested.eeg_uv_NCT, picture_N, subject_N, repetitions, protocol.seed)
+        z_QD = tested.reconstructor.embed(averaged.eeg_uv_QCT)
+        scores_QG = score_matrix(z_QD, gallery.target_PD, experiment.loss.normalise)
+        return scores_QG, averaged, np.array([concept[p] for p in averaged.picture_Q])
+
+    scores_QG, averaged, concept_Q = scored(protocol.test_repetitions)
+    score = retrieval_report(
+        scores_QG,
+        gallery.pictures,
+        averaged.picture_Q,
+        averaged.subject_Q,
+        concept_Q,
+        n_permutations=protocol.permutations,
+        seed=protocol.seed,
+        repetitions_Q=averaged.repetitions_Q,
+    )
+    if isinstance(experiment.data.source, SyntheticData):
+        ideal = _ideal(experiment, shards, tested, protocol.test_repetitions)
+        score = score.with_(ideal_observer_top1=ideal.top1, ideal_observer_top5=ideal.top5)
+    most = int(tested.table.groupby(["subject", "picture"]).size().min())
+    points = []
+    counts = [k for k in (1, 2, 4, 8, 16, 32, 64) if k <= most]
+    progress = Progress("evaluate: repetition curve", len(counts), "points")
+    for k in counts:
+        some_QG, some, some_concept_Q = scored(k)
+        ceiling = None
+        if isinstance(experiment.data.source, SyntheticData):
+            ceiling = _ideal(experiment, shards, tested, k).top1
+        points.append(
+            repetition_point(
+                k,
+                some_QG,
+                gallery.pictures,
+                some.picture_Q,
+                some.subject_Q,
+                some_concept_Q,
+                seed=protocol.seed,
+                ideal_observer_top1=ceiling,
+            )
+        )
+        progress.add()
+    progress.close()
+    first = averaged.subject_Q == averaged.subject_Q[0]
+    row = {p: i for i, p in enumerate(gallery.pictures)}
+    order = np.argsort([row[p] for p in averaged.picture_Q[first]], kind="stable")
+    return score.with_(repetition_curve=tuple(points)), scores_QG[first][order]
+
+
+def _ideal(experiment: Experiment, shards: ShardSet, tested: Tested, repetitions: int) -> Any:
+    """Return what the best possible observer reaches on these very trials; it knows the simulator's parameters."""
+    from eegdecode.data.sources.synthetic import SyntheticSource
+    from eegdecode.evaluate.ideal_observer import ideal_scores
+
+    assert isinstance(experiment.data.source, SyntheticData)
+    return ideal_scores(
+        SyntheticSource(experiment.data.source),
+        experiment.data.epochs,
+        tested.eeg_uv_NCT,
+        tested.table,
+        shards.manifest.channels,
+        repetitions,
+    )
+
+
+def _facts(experiment: Experiment, shards: ShardSet) -> Report:
+    manifest = shards.manifest
+    dropped: dict[str, int] = {}
+    for trial in manifest.dropped:
+        dropped[trial.reason] = dropped.get(trial.reason, 0) + 1
+    training = []
+    for fold in manifest.folds:
+        facts = fold_facts(experiment, fold.name)
+        training.append(FoldTraining(**{key: value for key, value in facts.items() if key != "curve"}))
+    return Report(
+        recipe=experiment.recipe,
+        run_id=experiment.run_id,
+        manifest_digest=manifest.digest,
+        protocol=experiment.protocol,
+        data=DataFact(
+            source=manifest.source,
+            target=manifest.target,
+            channels=manifest.channels,
+            sfreq_hz=manifest.sfreq_hz,
+            tmin_s=manifest.tmin_s,
+            n_times=manifest.n_times,
+            n_trials=manifest.n_trials,
+            n_pictures=manifest.n_pictures,
+            dropped=dropped,
+            findings=manifest.findings,
+        ),
+        versions={"eegdecode": __version__},
+        training=tuple(training),
+        search=_search(experiment),
+    )
+
+
+def _search(experiment: Experiment) -> SearchFact | None:
+    where = places.search(experiment)
+    if not storage.exists(where):
+        return None
+    found = json.loads(storage.read_bytes(where))
+    return SearchFact(trials=found["trials"], best=found["best"], metric=found["metric"], table=tuple(found["table"]))
+
+
+def _curves(experiment: Experiment, folds: tuple[Fold, ...]) -> list[plots.Curve]:
+    curves = []
+    for fold in folds:
+        facts = fold_facts(experiment, fold.name)
+        curves.append(plots.Curve(fold=fold.name, kept_step=facts["kept_step"], **facts["curve"]))
+    return curves

@@ -1,0 +1,49 @@
+"""Speed as ratios of both sides in one run: `make bench`, or `make bench ONLY=stream` for a group.
+
+Each figure is one JSON line in runs/bench.jsonl. Rounds are interleaved and medians are taken, because the machine is
+shared; nothing here is asserted.
+"""
+
+import importlib.metadata
+import json
+import platform
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+import bench_encoders
+import bench_stream
+import torch
+
+GROUPS: dict[str, Callable[[], Iterator[dict[str, Any]]]] = {
+    "stream": bench_stream.run,
+    "encoders": bench_encoders.run,
+}
+PACKAGES = ("torch", "numpy", "webdataset")
+OUT = Path("runs/bench.jsonl")
+
+
+def main(chosen: list[str]) -> None:
+    unknown = sorted(set(chosen) - set(GROUPS))
+    if unknown:
+        raise SystemExit(f"ONLY must be one of {', '.join(GROUPS)}, got {unknown[0]}.")
+    OUT.parent.mkdir(exist_ok=True)
+    facts = {
+        "device": f"{torch.get_num_threads()} threads, {platform.machine()}",
+        "versions": {name: importlib.metadata.version(name) for name in PACKAGES}
+        | {"python": platform.python_version()},
+        "command": "make bench" + (f" ONLY={chosen[0]}" if chosen else ""),
+    }
+    with OUT.open("a") as file:
+        for name in chosen or GROUPS:
+            for figure in GROUPS[name]():
+                line = json.dumps(figure | facts)
+                file.write(line + "\n")
+                print(json.dumps(figure), flush=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

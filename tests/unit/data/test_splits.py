@@ -1,0 +1,98 @@
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from eegdecode.config import Protocol
+from eegdecode.data.splits import group_of, make_folds, part_of
+
+
+def table(n_train: int = 6, n_test: int = 3) -> tuple[pd.DataFrame, dict[str, str]]:
+    concepts = [f"train{i}" for i in range(n_train)] + [f"test{i}" for i in range(n_test)]
+    rows = [
+        {"subject": subject, "session": "ses-01", "run": run, "concept": c, "picture": f"{c}/{k}"}
+        for subject in ("sub-01", "sub-02")
+        for run in ("run-01", "run-02")
+        for c in concepts
+        for k in range(2)
+    ]
+    frame = pd.DataFrame(rows)
+    return frame, {p: "test" if p.startswith("test") else "train" for p in frame["picture"]}
+
+
+def test_concept_fold_tests_on_the_sources_own_concepts() -> None:
+    frame, partitions = table()
+    (fold,) = make_folds(frame, partitions, Protocol(n_val=2))
+    assert (fold.name, fold.by) == ("concepts", "concept")
+    assert fold.test == ("test0", "test1", "test2")
+    assert len(fold.val) == 2
+    assert set(fold.train) | set(fold.val) == {f"train{i}" for i in range(6)}
+    part_N = part_of(frame, fold)
+    assert part_N.dtype == np.int8
+    for part, names in ((0, fold.train), (1, fold.val), (2, fold.test)):
+        assert set(frame["concept"][part_N == part]) == set(names)
+
+
+@given(seed=st.integers(0, 1000), n_val=st.integers(0, 2))
+def test_every_run_is_tested_once_and_never_trained_on_then(seed: int, n_val: int) -> None:
+    frame, partitions = table(2, 1)
+    protocol = Protocol(split_by="run", n_val=n_val, seed=seed, selection="validation" if n_val else "last")
+    folds = make_folds(frame, partitions, protocol)
+    runs = sorted(set(group_of(frame, "run")))
+    assert [fold.test for fold in folds] == [(run,) for run in runs]
+    assert runs[0] == "sub-01_ses-01_run-01"
+    assert [fold.name for fold in folds] == [f"run-{run}" for run in runs]
+    for fold in folds:
+        assert len(fold.val) == n_val
+        assert sorted(fold.train + fold.val + fold.test) == runs
+    assert folds == make_folds(frame.sample(frac=1, random_state=seed), partitions, protocol)
+
+
+def test_validation_depends_on_the_seed() -> None:
+    frame, partitions = table(30)
+    drawn = {make_folds(frame, partitions, Protocol(n_val=5, seed=seed))[0].val for seed in range(5)}
+    assert len(drawn) > 1
+
+
+def test_leave_one_subject_out() -> None:
+    frame, partitions = table()
+    folds = make_folds(frame, partitions, Protocol(split_by="subject", n_val=0, selection="last"))
+    assert [(fold.name, fold.train, fold.test) for fold in folds] == [
+        ("subject-sub-01", ("sub-02",), ("sub-01",)),
+        ("subject-sub-02", ("sub-01",), ("sub-02",)),
+    ]
+
+
+def test_overlap_is_refused() -> None:
+    frame, partitions = table()
+    partitions["train0/1"] = "test"
+    with pytest.raises(ValueError, match=r"a concept must be in train or in test, got both for \['train0'\]"):
+        make_folds(frame, partitions, Protocol(n_val=1))
+    frame, partitions = table()
+    frame.loc[0, "concept"] = "train1"
+    with pytest.raises(ValueError, match=r"a picture must have one concept, got several for \['train0/0'\]"):
+        make_folds(frame, partitions, Protocol(n_val=1))
+
+
+def test_too_little_is_refused() -> None:
+    frame, partitions = table()
+    with pytest.raises(ValueError, match="n_val must be less than the 6 training concepts, got 6"):
+        make_folds(frame, partitions, Protocol(n_val=6))
+    with pytest.raises(ValueError, match="n_val must leave a subject to train on"):
+        make_folds(frame, partitions, Protocol(split_by="subject", n_val=1))
+    with pytest.raises(ValueError, match="needs partition train or test"):
+        make_folds(frame, dict.fromkeys(partitions, "any"), Protocol(n_val=1))
+    with pytest.raises(ValueError, match="trials of test concepts, got none"):
+        make_folds(frame, dict.fromkeys(partitions, "train"), Protocol(n_val=1))
+    with pytest.raises(ValueError, match="at least one trial"):
+        make_folds(frame.iloc[:0], partitions, Protocol(n_val=1))
+
+
+def test_a_fold_of_other_data_is_refused() -> None:
+    frame, partitions = table()
+    (fold,) = make_folds(frame, partitions, Protocol(n_val=2))
+    with pytest.raises(ValueError, match=r"concept \['test0'\] has no trial"):
+        part_of(frame[frame["concept"] != "test0"], fold)
+    one_subject = frame[frame["subject"] == "sub-01"]
+    assert (part_of(one_subject, fold) >= 0).all()

@@ -1,0 +1,181 @@
+"""Retrieval against golden cases, and the ways a score could lie."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from eegdecode.evaluate.retrieval import (
+    average_repetitions,
+    candidates,
+    control_from,
+    repetition_point,
+    retrieval_report,
+    score_matrix,
+)
+
+
+def golden(shared: Path, case: str) -> tuple[dict[str, np.ndarray], dict]:  # type: ignore[type-arg]
+    root = shared / "golden"
+    return load_file(root / f"{case}.safetensors"), json.loads((root / f"{case}.json").read_text())["scalars"]
+
+
+def test_square_matrix_is_the_published_score(shared: Path) -> None:
+    tensors, expected = golden(shared, "retrieval_square")
+    scores_QG = score_matrix(tensors["input.eeg"], tensors["input.img"])
+    np.testing.assert_allclose(scores_QG, tensors["input.similarity"], atol=1e-6)
+    names = [f"{i:03d}" for i in range(200)]
+    score = retrieval_report(
+        tensors["input.similarity"], names, names, ["sub-01"] * 200, names, n_permutations=1000, seed=0
+    )
+    assert score.n_way == score.n_queries == 200
+    assert score.top1 == pytest.approx(expected["top1_count"] / 200, abs=1e-9)
+    assert score.top5 == pytest.approx(expected["top5_count"] / 200, abs=1e-9)
+    assert score.map == pytest.approx(expected["mAP_single_positive"], abs=1e-6)
+    assert (score.chance_top1, score.chance_top5) == pytest.approx((0.005, 0.025))
+    assert score.chance_map == pytest.approx(np.mean(1 / np.arange(1, 201)))
+    assert score.p_permutation == pytest.approx(1 / 1001)
+    # Interval of 49 of 200 (exact binomial: 0.187 to 0.311).
+    assert score.ci95_top1 == pytest.approx((0.187, 0.311), abs=0.012)
+    assert score.shuffled_ci95[0] <= 0.005 <= score.shuffled_ci95[1]
+    assert score.shuffled_top1 == pytest.approx(0.005, abs=0.001)
+
+
+def test_several_right_candidates_is_the_published_score(shared: Path) -> None:
+    tensors, expected = golden(shared, "retrieval_multi_positive")
+    classes_Q, classes_G = (tensors[f"input.{side}_class"].astype(str) for side in ("query", "gallery"))
+    score = retrieval_report(
+        tensors["input.similarity"],
+        classes_G.tolist(),
+        classes_Q,
+        ["s"] * 40,
+        np.arange(40).astype(str),
+        n_permutations=200,
+        seed=0,
+        unit="queries",
+    )
+    assert score.map == pytest.approx(expected["mAP"], abs=1e-9)
+    assert score.top1 == pytest.approx(expected["topk_any_hit_rate"]["1"], abs=1e-9)
+    assert score.top5 == pytest.approx(expected["topk_any_hit_rate"]["5"], abs=1e-9)
+    assert score.n_way == 120
+    share_Q = np.array([(classes_G == c).mean() for c in classes_Q])
+    assert score.chance_top1 == pytest.approx(share_Q.mean())
+
+
+def test_a_decoder_that_says_nothing_sits_on_chance_exactly() -> None:
+    names = [f"p{i}" for i in range(50)]
+    score = retrieval_report(np.zeros((50, 50)), names, names, ["s"] * 50, names, n_permutations=100, seed=0)
+    assert score.top1 == pytest.approx(score.chance_top1)
+    assert score.top5 == pytest.approx(score.chance_top5)
+    assert score.p_permutation == 1
+    # So does one that always names the same picture, however sure it is.
+    one = np.zeros((50, 50))
+    one[:, 7] = 1
+    score = retrieval_report(one, names, names, ["s"] * 50, names, n_permutations=100, seed=0)
+    assert score.top1 == pytest.approx(1 / 50)
+    assert score.p_permutation == 1
+
+
+def test_headline_is_the_mean_over_subjects_and_pairs_by_name() -> None:
+    names = [f"p{i:02d}" for i in range(20)]
+    perfect, rng = np.eye(20), np.random.default_rng(0)
+    wrong = np.roll(np.eye(20), 1, axis=1)
+    rows = np.concatenate([perfect, perfect, perfect, wrong])
+    subjects = ["a"] * 60 + ["b"] * 20
+    score = retrieval_report(rows, names, names * 4, subjects, names * 4, n_permutations=50, seed=0)
+    assert score.per_subject["a"].top1 == 1
+    assert score.per_subject["b"].top1 == 0
+    assert score.top1 == pytest.approx(0.5)
+    # Queries and candidates in any order: names decide, not rows.
+    q, g = rng.permutation(80), rng.permutation(20)
+    other = retrieval_report(
+        rows[q][:, g], [names[i] for i in g], np.array(names * 4)[q], np.array(subjects)[q], np.array(names * 4)[q],
+        n_permutations=50, seed=0,
+    )  # fmt: skip
+    assert (other.top1, other.map) == pytest.approx((score.top1, score.map))
+    assert other.ci95_top1 == pytest.approx(score.ci95_top1)
+    assert score.map == pytest.approx((1 + 1 / 20) / 2, abs=0.03)
+
+
+def test_bad_input_is_named() -> None:
+    names = ["a", "b", "c"]
+    kwargs = {"n_permutations": 10, "seed": 0}
+    with pytest.raises(ValueError, match="'x' is not"):
+        retrieval_report(np.eye(3), names, ["a", "b", "x"], ["s"] * 3, names, **kwargs)  # type: ignore[arg-type]
+    bad = np.eye(3)
+    bad[1, 2] = np.nan
+    with pytest.raises(ValueError, match="finite, got nan for query 1 against 'c'"):
+        retrieval_report(bad, names, names, ["s"] * 3, names, **kwargs)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="another tower"):
+        score_matrix(np.ones((2, 3)), np.ones((2, 4)))
+    with pytest.raises(ValueError, match="row 1 has 0"):
+        score_matrix(np.array([[1.0, 0], [0, 0]]), np.ones((2, 2)))
+
+
+def test_scores_are_inductive_and_the_asymmetric_form_ranks_the_same() -> None:
+    rng = np.random.default_rng(1)
+    z_QD, gallery_GD = rng.normal(size=(30, 8)), rng.normal(size=(12, 8))
+    whole = score_matrix(z_QD, gallery_GD)
+    np.testing.assert_allclose(score_matrix(z_QD[4:5], gallery_GD), whole[4:5], atol=1e-6)
+    one_sided = score_matrix(z_QD, gallery_GD, "target")
+    np.testing.assert_array_equal(one_sided.argsort(axis=1), whole.argsort(axis=1))
+    np.testing.assert_allclose(one_sided / whole, np.linalg.norm(z_QD, axis=1)[:, None] * np.ones(12), rtol=1e-4)
+
+
+def test_repetitions_are_averaged_once_each() -> None:
+    rng = np.random.default_rng(2)
+    picture_N = np.tile(["x", "y"], 11)[:21]  # 11 of x, 10 of y
+    eeg_NCT = np.zeros((21, 21, 1), np.float32)
+    eeg_NCT[np.arange(21), np.arange(21)] = 1  # every trial is its own channel: a mean shows which trials it holds
+    subject_N = np.array(["s"] * 21)
+    every = average_repetitions(eeg_NCT, picture_N, subject_N)
+    assert every.picture_Q.tolist() == ["x", "y"]
+    assert every.repetitions_Q.tolist() == [11, 10]
+    np.testing.assert_allclose(every.eeg_uv_QCT[0, picture_N == "x"], 1 / 11)
+    five = average_repetitions(eeg_NCT, picture_N, subject_N, k=5, seed=1)
+    assert five.picture_Q.tolist() == ["x", "x", "y", "y"]
+    used_N = (five.eeg_uv_QCT[:, :, 0] > 0).sum(axis=0)
+    assert used_N.max() == 1
+    assert used_N.sum() == 20
+    for row, picture in zip(five.eeg_uv_QCT[:, :, 0], five.picture_Q, strict=True):
+        assert (picture_N[row > 0] == picture).all()
+    single = average_repetitions(eeg_NCT, picture_N, subject_N, k=1)
+    assert sorted(single.eeg_uv_QCT[:, :, 0].argmax(axis=1)) == list(range(21))
+    np.testing.assert_array_equal(
+        five.eeg_uv_QCT, average_repetitions(eeg_NCT, picture_N, subject_N, k=5, seed=1).eeg_uv_QCT
+    )
+    with pytest.raises(ValueError, match="'y' of subject 's' must have at least 11 trials to average, got 10"):
+        average_repetitions(eeg_NCT, picture_N, subject_N, k=11)
+    assert rng is not None
+
+
+def test_gallery_of_concepts_is_their_mean_direction() -> None:
+    target_PD = np.array([[2.0, 0], [0, 3.0], [0, 1.0]])
+    names, target = candidates("concept", target_PD, ["p", "q", "r"], ["b", "a", "b"])
+    assert names == ("a", "b")
+    np.testing.assert_allclose(target, [[0, 1], [0.5**0.5, 0.5**0.5]], atol=1e-6)
+    assert candidates("picture", target_PD, ["p", "q", "r"], ["b", "a", "b"])[0] == ("p", "q", "r")
+
+
+def test_more_repetitions_score_higher_and_noise_is_a_control_on_chance() -> None:
+    rng = np.random.default_rng(3)
+    names = [f"{i:02d}" for i in range(40)]
+    gallery_GD = rng.normal(size=(40, 30))
+    shown_N = np.repeat(np.arange(40), 16)
+    eeg_ND = gallery_GD[shown_N] + 4 * rng.normal(size=(640, 30))
+    points = []
+    for k in (1, 4, 16):
+        mean = average_repetitions(eeg_ND, np.array(names)[shown_N], np.array(["s"] * 640), k=k)
+        scores_QG = score_matrix(mean.eeg_uv_QCT, gallery_GD)
+        points.append(repetition_point(k, scores_QG, names, mean.picture_Q, mean.subject_Q, mean.picture_Q, seed=0))
+    assert points[0].top1 + 0.1 < points[1].top1
+    assert points[1].top1 + 0.1 < points[2].top1
+    assert all(p.ci95_top1[0] <= p.top1 <= p.ci95_top1[1] for p in points)
+    noise = score_matrix(rng.normal(size=(640, 30)), gallery_GD)
+    shown = np.array(names)[shown_N]
+    control = control_from(
+        "noise", retrieval_report(noise, names, shown, ["s"] * 640, shown, n_permutations=200, seed=0)
+    )
+    assert control.ci95[0] <= control.chance <= control.ci95[1]
