@@ -1,10 +1,10 @@
 """The ceiling on simulated EEG: the likelihood of every candidate picture under the parameters that made the trials.
 
 Given its picture g, a trial is Gaussian with mean W (evoked + template_g + mean of the neighbours) and covariance S,
-where W is the linear map from raw samples to a stored trial, found by sending known noise through `cut` itself. S holds sensor
-noise, background, alpha and line noise, blinks by their second moment, and the responses to the other pictures in the
-epoch, whose identity this observer is not told. An average of n trials has covariance S / n and the same order of
-candidates, so nothing has to be known about repetitions. Trials with a burst are left out.
+where W is the linear map from raw samples to a stored trial, found by sending known noise through `cut` itself. S
+holds sensor noise, background, alpha and line noise, blinks by their second moment, and the responses to the other
+pictures in the epoch, whose identity this observer is not told. An average of n trials has covariance S / n and the
+same order of candidates, so nothing has to be known about repetitions. Trials with a burst are left out.
 
 What is exact: all second moments. What is not: blinks are no Gaussian process, so a decoder that recognises blinks
 could gain a little; the neighbours' identities could be decoded jointly.

@@ -41,7 +41,7 @@ def test_recipe_crosses_processes_as_json(name: str) -> None:
 
 
 def test_command_line_sets_fields_and_prints_the_resolved_experiment(capsys: pytest.CaptureFixture[str]) -> None:
-    assert from_command_line("", ["--set", "schedule.lr=0.01", "--set", "encoder.name=nice"]).encoder.name == "nice"
+    assert from_command_line("", ["--set", "schedule.lr=0.01", "--set", "loss.normalise=target"]).schedule.lr == 0.01
     with pytest.raises(SystemExit) as stop:
         from_command_line("", ["--dry-run", "--set", "schedule.lr=0.01"])
     assert stop.value.code == 0

@@ -2,7 +2,8 @@
 
 A trial is linear in the picture's code and in how the code fluctuates from one showing to the next, the background is
 Gaussian, and all of it is kept here as numbers, so that the best possible decoder can be computed
-(`eegdecode.evaluate.ideal_observer`). Blinks and bad stretches are the part that is not Gaussian. Electrodes and their order: THINGS-EEG2 (Gifford et al. 2022), reference Fz.
+(`eegdecode.evaluate.ideal_observer`). Blinks and bad stretches are the part that is not Gaussian.
+Electrodes and their order: THINGS-EEG2 (Gifford et al. 2022), reference Fz.
 Head: MNE's three-shell sphere (Berg & Scherg approximation).
 Shape letters: C chan, D dipole, T time, K code, F frequency, P picture.
 """
@@ -77,7 +78,7 @@ class Generator:
     """Every amplitude of the simulation, microvolt at the electrodes (root mean square unless said otherwise)."""
 
     response_uv: float = 1.5
-    """Picture-specific response over all electrodes and `RESPONSE_S`; alike for all pictures, so power tells nothing."""
+    """Picture-specific response over electrodes and `RESPONSE_S`; alike for all pictures, so power tells nothing."""
     evoked_uv: float = 1.5
     """The part of the response that all pictures share."""
     background_uv: float = 1.0
