@@ -1,6 +1,7 @@
 """Bundles and test trials to scores and the first form of the report."""
 
 import json
+from importlib.metadata import version
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,8 @@ from eegdecode.runtime.categories import category_scores
 from eegdecode.runtime.progress import Progress, say
 from eegdecode.runtime.tested import Tested, open_tested
 from eegdecode.runtime.train import fold_facts
+
+PACKAGES = ("torch", "ray", "deepspeed", "mne", "diffusers")
 
 
 def evaluate(experiment: Experiment) -> Report:
@@ -159,7 +162,7 @@ def _facts(experiment: Experiment, shards: ShardSet) -> Report:
             dropped=dropped,
             findings=manifest.findings,
         ),
-        versions={"eegdecode": __version__},
+        versions={"eegdecode": __version__} | {name: version(name) for name in PACKAGES},
         training=tuple(training),
         search=_search(experiment),
     )
