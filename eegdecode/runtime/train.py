@@ -214,7 +214,8 @@ class Stages:
             return None
         curve.update(left["curve"])
         if collectives.rank() == 0:
-            say(f"train {name}: goes on after step {curve['steps'][-1]}")
+            step = json.loads((state / "progress.json").read_text())["progress"]["step"]
+            say(f"train {name}: goes on after step {step}")
         return state
 
 
