@@ -253,6 +253,7 @@ def _fit_drawer(
     plan = experiment.drawer
     rows = drawn_rows(shards, shards.manifest.folds)
     target_PD = shards.target_PD[rows]
+    torch.manual_seed(plan.seed)
     drawer = Drawer(
         embed_dim=target_PD.shape[1],
         px=plan.px,

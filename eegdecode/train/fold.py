@@ -92,6 +92,7 @@ def build_fold(
     train_N = shards.trials_of(fold, "train")
     val_N = shards.trials_of(fold, "val")
     facts = shards.manifest
+    torch.manual_seed(experiment.schedule.seed)  # first weights belong to the science of a run
     decoder = build_decoder(
         experiment.encoder.name,
         n_chans=len(facts.channels),
