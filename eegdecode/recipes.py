@@ -5,6 +5,7 @@ A recipe is a function that returns everything; a variant changes a copy of anot
 
 import argparse
 import json
+import shlex
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -150,6 +151,21 @@ def resolve(arguments: argparse.Namespace) -> Experiment:
 def from_command_line(description: str | None, argv: Sequence[str] | None = None) -> Experiment:
     """Parse a job's command line to the Experiment it asks for."""
     return resolve(parser(description).parse_args(argv))
+
+
+def command_line(experiment: Experiment) -> str:
+    """Return the options that `from_command_line` makes this experiment of; a tracking server is no part of it."""
+    base, given = (_leaves(e.model_dump(mode="json")) for e in (RECIPES[experiment.recipe](), experiment))
+    changed = [name for name in given if given[name] != base.get(name) and name != "compute.tracking_uri"]
+    options = [f"--set {shlex.quote(f'{name}={json.dumps(given[name])}')}" for name in changed]
+    return " ".join([f"--recipe {experiment.recipe}", *options])
+
+
+def _leaves(tree: dict[str, Any], path: str = "") -> dict[str, Any]:
+    leaves: dict[str, Any] = {}
+    for name, value in tree.items():
+        leaves |= _leaves(value, f"{path}{name}.") if isinstance(value, dict) else {f"{path}{name}": value}
+    return leaves
 
 
 def _change(text: str) -> tuple[str, Any]:

@@ -19,7 +19,6 @@ FIGURES: dict[str, str] = {
     "contact_sheet": "Pictures shown, drawn from EEG alone, and from the anchors. None was picked by hand.",
     "training": "Training loss and validation score. Test trials are not in this figure.",
     "drawer_training": "Training of the diffusion model that draws; training pictures only.",
-    "topography": "Electrode weights of the decoder.",
 }
 """Figure name to caption, in the order of the page."""
 
@@ -33,6 +32,7 @@ def render(report: Mapping[str, Any], concerns: Sequence[str], figures: Mapping[
         r=report,
         headline=headline(report),
         protocol=protocol_line(report),
+        protocol_single=protocol_line(report, averaged=False),
         concerns=concerns,
         images=images,
         captions=FIGURES,
@@ -78,8 +78,14 @@ def near_chance(low: float, chance: float, p: float) -> str:
     return f" This can not be told from chance (permutation p {p_value(p)})."
 
 
-def protocol_line(report: Mapping[str, Any]) -> str:
-    """Return the protocol in plain words; it stands beside every score."""
+def protocol_line(report: Mapping[str, Any], averaged: bool = True) -> str:
+    """Return the protocol in plain words; it stands beside every score.
+
+    Parameters
+    ----------
+    averaged
+        Whether the score is of averaged repetitions; categories are told apart from single trials.
+    """
     protocol = report["protocol"]
     split = {
         "concept": "test concepts no decoder was trained on",
@@ -88,7 +94,7 @@ def protocol_line(report: Mapping[str, Any]) -> str:
     }[protocol["split_by"]]
     kept = "step kept by validation score" if protocol["selection"] == "validation" else "last step kept"
     parts = [split, f"{kept}, never by a test score", "inductive: no statistic of the test set is used"]
-    if report["retrieval"] or report["reconstruction"]:
+    if averaged and (report["retrieval"] or report["reconstruction"]):
         looks = {0: "all repetitions of a picture averaged", 1: "single trials"}.get(
             protocol["test_repetitions"], f"{protocol['test_repetitions']} repetitions averaged"
         )

@@ -175,7 +175,7 @@ def contact_sheet(rows: Mapping[str, Sequence[NDArray[np.uint8]]], titles: Seque
     ValueError
         A row with another number of pictures than titles.
     """
-    gap, left, top = 6, 168, 26
+    gap, left, top = 6, 196, 26
     width = left + len(titles) * (cell_px + gap) + gap
     height = top + len(rows) * (cell_px + gap) + gap
     sheet = Image.new("RGB", (width, height), "white")

@@ -103,9 +103,12 @@ class Report(Section):
     manifest_digest: str
     protocol: Protocol
     data: DataFact
-    command: str | None = None
+    command: str
+    """What makes this report again, from the folder of the project."""
     commit: str | None = None
-    date: str | None = None
+    """Of the code, with `+changes` where files differ from it; None outside a checkout."""
+    date: str
+    """When it was scored, UTC."""
     versions: dict[str, str] = Field(default_factory=dict)
     training: tuple[FoldTraining, ...] = ()
     retrieval: RetrievalScore | None = None

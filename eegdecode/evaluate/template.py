@@ -113,7 +113,7 @@ Permutation p {{ s.p_permutation|p }} ({{ s.n_permutations }} exchanges of pictu
 """
 
 CATEGORIES = """
-{% if r.contrast %}<section><h2>Telling two categories apart</h2><p class="note">Protocol: {{ protocol }}.</p>
+{% if r.contrast %}<section><h2>Telling two categories apart</h2><p class="note">Protocol: {{ protocol_single }}.</p>
 {{ contrast_table(r.contrast, 'contrast') }}
 {% for c in r.more_contrasts %}{{ contrast_table(c, 'contrast_' ~ (loop.index + 1)) }}{% endfor %}</section>{% endif %}
 {% if r.classes %}{% set s = r.classes %}<section><h2>Naming one of {{ s.n_way }}</h2>
@@ -227,7 +227,7 @@ TEMPLATE = (
     + """</style></head><body><main>
 <p class="eyebrow">eegdecode · {{ r.recipe }} · {{ r.data.source.name }}</p>
 <h1>{{ headline }}</h1>
-<p class="note">Protocol: {{ protocol }}.</p>
+<p class="note">Protocol: {{ protocol if r.retrieval else protocol_single }}.</p>
 """
     + CARDS
     + """

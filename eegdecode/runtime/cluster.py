@@ -26,7 +26,13 @@ OBJECT_STORE_BYTES = 1_000_000_000
 START_TIMEOUT_S = 120.0
 _POLL_S = 0.25
 # What Ray says about itself; a job's own lines are the progress.
-_RAY_CHATTER = re.compile(r"\d{4}-\d\d-\d\d [\d:,]+\s+INFO \w+\.py:\d+ -- |Running entrypoint for job ")
+_RAY_CHATTER = re.compile(
+    r"\d{4}-\d\d-\d\d [\d:,]+\s+INFO \w+\.py:\d+ -- |Running entrypoint for job |View detailed results here: |"
+    r"To visualize your results with TensorBoard|"
+    r".*'PreemptionWatcher' .* has constructor arguments in the object store|$"
+)
+_WORKER = re.compile(r"\(\w+ pid=\d+\) (?=\S)")
+"""What Ray puts before a line of a worker."""
 
 
 @dataclass(frozen=True)
@@ -177,7 +183,7 @@ def submit(
 def _print(text: str) -> None:
     for line in text.splitlines():
         if not _RAY_CHATTER.match(line):
-            sys.stdout.write(line + "\n")
+            sys.stdout.write(_WORKER.sub("", line) + "\n")
     sys.stdout.flush()
 
 

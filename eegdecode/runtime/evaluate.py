@@ -1,7 +1,11 @@
 """Bundles and test trials to scores and the first form of the report."""
 
 import json
+import shutil
+import subprocess
+from datetime import UTC, datetime
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,6 +24,7 @@ from eegdecode.evaluate.retrieval import (
     retrieval_report,
     score_matrix,
 )
+from eegdecode.recipes import command_line
 from eegdecode.runtime import places
 from eegdecode.runtime.categories import category_scores
 from eegdecode.runtime.progress import Progress, say
@@ -150,6 +155,9 @@ def _facts(experiment: Experiment, shards: ShardSet) -> Report:
         run_id=experiment.run_id,
         manifest_digest=manifest.digest,
         protocol=experiment.protocol,
+        command=f"python -m eegdecode.runtime.demo {command_line(experiment)}",
+        commit=_commit(),
+        date=datetime.now(UTC).strftime("%Y-%m-%d %H:%M"),
         data=DataFact(
             source=manifest.source,
             target=manifest.target,
@@ -166,6 +174,15 @@ def _facts(experiment: Experiment, shards: ShardSet) -> Report:
         training=tuple(training),
         search=_search(experiment),
     )
+
+
+def _commit() -> str | None:
+    """Return the commit of the code that runs, if it lies in a checkout."""
+    if shutil.which("git") is None:
+        return None
+    say_of = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--abbrev=40", "--dirty=+changes"]
+    told = subprocess.run([*say_of, "--exclude=*"], capture_output=True, text=True, check=False)
+    return told.stdout.strip() or None
 
 
 def _search(experiment: Experiment) -> SearchFact | None:

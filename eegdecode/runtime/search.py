@@ -6,6 +6,7 @@ Train took six times as long). A trial is one configuration, scored on all folds
 
 import itertools
 import json
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -34,6 +35,7 @@ def search(experiment: Experiment) -> dict[str, Any]:
     RuntimeError
         No configuration reached the end.
     """
+    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # the new one prints boxes even at verbose=0
     tracked = tracking.find_or_create_run(
         experiment.compute.tracking_uri, "eegdecode", f"search {experiment.run_id}", {"search_of": experiment.run_id}
     )

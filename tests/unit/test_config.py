@@ -1,10 +1,11 @@
+import shlex
 import subprocess
 import sys
 
 import pytest
 
 from eegdecode.config import Experiment
-from eegdecode.recipes import RECIPES, from_command_line
+from eegdecode.recipes import RECIPES, command_line, from_command_line
 
 
 def test_unknown_field_is_named() -> None:
@@ -59,3 +60,14 @@ def test_describing_a_run_needs_no_torch_and_no_ray() -> None:
     code = "import sys, eegdecode.recipes; print(sorted({'torch', 'ray', 'mne'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_the_command_line_of_an_experiment_makes_it_again() -> None:
+    changed = RECIPES["demo"]().override(
+        {"schedule.lr": 0.5, "data.epochs.crop_s": None, "loss.normalise": "target", "compute.runs_uri": "a folder/x"}
+    )
+    words = shlex.split(command_line(changed))
+    assert words[:2] == ["--recipe", "demo"]
+    assert len(words) == 2 + 2 * 4
+    assert from_command_line(None, words) == changed
+    assert command_line(RECIPES["muse_n170"]()) == "--recipe muse_n170"
