@@ -29,9 +29,10 @@ _POLL_S = 0.25
 _RAY_CHATTER = re.compile(
     r"\d{4}-\d\d-\d\d [\d:,]+\s+INFO \w+\.py:\d+ -- |Running entrypoint for job |View detailed results here: |"
     r"To visualize your results with TensorBoard|"
+    r"Reporting training result \d+: |.*FutureWarning: `torch\.distributed\.|  return func\(\*args, \*\*kwargs\)|"
     r".*'PreemptionWatcher' .* has constructor arguments in the object store|$"
 )
-_WORKER = re.compile(r"\(\w+ pid=\d+\) (?=\S)")
+_WORKER = re.compile(r"\(\w+ pid=\d+\) ")
 """What Ray puts before a line of a worker."""
 
 
@@ -175,16 +176,19 @@ def submit(
         client.stop_job(job)
         raise
     if status != JobStatus.SUCCEEDED:
-        lines = [line for line in log.splitlines() if not _RAY_CHATTER.match(line)]
-        said = last_lines("\n".join(lines)) or client.get_job_info(job).message
+        said = last_lines("\n".join(_own_lines(log))) or client.get_job_info(job).message
         raise RuntimeError(f"job {job_script} ended as {status}. Its last lines:\n{said}")
 
 
 def _print(text: str) -> None:
-    for line in text.splitlines():
-        if not _RAY_CHATTER.match(line):
-            sys.stdout.write(_WORKER.sub("", line) + "\n")
+    for line in _own_lines(text):
+        sys.stdout.write(line + "\n")
     sys.stdout.flush()
+
+
+def _own_lines(text: str) -> list[str]:
+    lines = [_WORKER.sub("", line, count=1) for line in text.splitlines()]
+    return [line for line in lines if not _RAY_CHATTER.match(line)]
 
 
 def _answers(cluster: ClusterAddress) -> bool:
