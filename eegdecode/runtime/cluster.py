@@ -112,7 +112,8 @@ def one_machine(num_cpus: int, folder: str | Path, num_gpus: int = 0) -> Iterato
     try:
         # A token or address of another cluster in our environment would win over this one's.
         with environment(secured, without=("RAY_AUTH_TOKEN", "RAY_ADDRESS")), _auth_as_in_environment():
-            env = os.environ | {"PYTHONPATH": python_path}
+            # Actors of Ray Train look for the cluster themselves, and give up where two share a host.
+            env = os.environ | {"PYTHONPATH": python_path, "RAY_ADDRESS": cluster.address}
             log = folder / "ray_head.log"
             with server("Ray's head", command, env, log, lambda: _answers(cluster), START_TIMEOUT_S):
                 yield cluster
