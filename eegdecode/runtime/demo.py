@@ -18,7 +18,7 @@ from eegdecode.evaluate.page import headline
 from eegdecode.evaluate.report import load_report, write_report
 from eegdecode.runtime import cluster, tracking
 from eegdecode.runtime.progress import say
-from eegdecode.runtime.try_served import try_served
+from eegdecode.runtime.try_served import served_bundle, try_served
 
 JOBS = ("prepare", "search", "train", "evaluate", "reconstruct")
 MARKER = ".eegdecode-demo"
@@ -59,6 +59,7 @@ def main() -> None:
             serving = try_served(experiment, here)
     report = load_report(str(folder)).with_section(serving=serving, seconds=clock.seconds)
     write_report(str(folder), report)
+    (folder / "bundle").symlink_to(Path(served_bundle(experiment)).relative_to(folder))  # what `make serve` serves
     say(headline(report.model_dump(mode="json")))
     say(f"report: {folder / 'report.html'}\nsummary: {folder / 'summary.json'}")
 

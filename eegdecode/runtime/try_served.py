@@ -33,8 +33,7 @@ def try_served(experiment: Experiment, cluster: ClusterAddress) -> ServingFact:
     folder = storage.join(places.report(experiment), "drawings")
     eeg_uv_QCT = np.load(io.BytesIO(storage.read_bytes(storage.join(folder, "eeg_uv.npy"))), allow_pickle=False)
     token = secrets.token_urlsafe(32)
-    first = next(fold for fold in manifest.folds if fold.by == experiment.protocol.split_by)
-    app = serve.build_app(places.bundle(experiment, first.name), [serve.token_hash(token)])
+    app = serve.build_app(served_bundle(experiment), [serve.token_hash(token)])
     milliseconds, errors, equal = [], 0, True
     with (
         serve.running(app, cluster.address, free_ports(1)[0]) as url,
@@ -73,6 +72,12 @@ def try_served(experiment: Experiment, cluster: ClusterAddress) -> ServingFact:
     pictures = f"pictures {same} the batch job's"
     say(f"serve: {fact.requests} requests, {fact.errors} errors, p50 {fact.p50_ms:.0f} ms, {pictures}")
     return fact
+
+
+def served_bundle(experiment: Experiment) -> str:
+    """Return the bundle that is served: the first fold's, from which the kept drawings come."""
+    folds = read_manifest(places.shards(experiment)).folds
+    return places.bundle(experiment, next(fold.name for fold in folds if fold.by == experiment.protocol.split_by))
 
 
 def _starts(n: int) -> list[int]:

@@ -66,6 +66,11 @@ def test_served_pictures_are_the_batch_jobs(folder: Path) -> None:
     assert serving.equal_to_batch_job is True
 
 
+def test_the_bundle_that_make_serve_takes_is_there(folder: Path) -> None:
+    made = bundle.load(str(folder / "bundle"))
+    assert made.fact.manifest_digest == load_report(str(folder)).manifest_digest
+
+
 def test_report_is_one_file_that_needs_nothing_else(folder: Path) -> None:
     page = (folder / "report.html").read_text()
     assert "data:image/png;base64," in page
