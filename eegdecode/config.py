@@ -93,7 +93,27 @@ class Targets(Section):
 class Encoder(Section):
     """EEG -> embedding; `name` is a key of `eegdecode.models.ENCODERS`."""
 
-    name: Literal["linear", "mlp", "nice", "nice_sa", "nice_ga"] = "mlp"
+    name: (
+        Literal[
+            "linear",
+            "mlp",
+            "nice",
+            "nice_sa",
+            "nice_ga",
+            "atm",
+            "atm_published",
+            "tsconv",
+            "tsconv_ubp",
+            "eegnet",
+            "shallownet",
+            "deepnet",
+            "eegtransformer",
+            "spectrogram",
+            "scalogram",
+        ]
+        | Annotated[str, Field(pattern=r"^braindecode:\w+$")]
+    ) = "mlp"
+    """Or `braindecode:<model>`, any model of that package."""
     dropout: float = Field(0.5, ge=0, lt=1)
     start: Literal["random", "canonical"] = "random"
     """Where training begins. `canonical`: regularised canonical correlations of training trials and targets, in closed
@@ -102,15 +122,52 @@ class Encoder(Section):
     """Fixed linear front, fitted on the fold's training trials: none, a scale per electrode, or ZCA over electrodes."""
 
 
-class Loss(Section):
-    """Symmetric InfoNCE over the gathered batch; trials of one picture are positives of each other."""
+class LossTerm(Section):
+    """One term of a loss; see `eegdecode.losses`."""
 
+    name: Literal[
+        "info_nce",
+        "siglip",
+        "mse",
+        "cosine",
+        "mmd",
+        "mmd_unbiased",
+        "triplet",
+        "triplet_semi_hard",
+        "ce_hard",
+        "ce_soft",
+    ]
+    weight: float = Field(1.0, gt=0)
+    target: str = ""
+    """Which target it compares with, where there are several; empty for the main one."""
+    margin: float = Field(1.0, gt=0)
+    """Of the triplets."""
+
+    @property
+    def label(self) -> str:
+        """Name under which its value is logged."""
+        return f"{self.name}.{self.target}" if self.target else self.name
+
+
+class Loss(Section):
+    """Over the gathered batch; in contrastive terms trials of one picture are positives of each other."""
+
+    terms: tuple[LossTerm, ...] = Field((LossTerm(name="info_nce"),), min_length=1)
+    """Their weighted sum is the loss."""
     contrastive_batch: int = Field(256, ge=2)
     """Trials over which negatives are taken, on all workers together."""
     temperature: float = Field(0.07, gt=0)
     learn_temperature: bool = True
     normalise: Literal["both", "target"] = "both"
     """Which sides are L2-normalised: `target` alone is UBP's asymmetric form."""
+
+    @model_validator(mode="after")
+    def _labels_differ(self) -> Self:
+        labels = [term.label for term in self.terms]
+        twice = sorted({label for label in labels if labels.count(label) > 1})
+        if twice:
+            raise ValueError(f"loss.terms must differ in name or target, got '{twice[0]}' twice: add the weights.")
+        return self
 
 
 class Schedule(Section):

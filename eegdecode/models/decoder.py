@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from eegdecode.models import ENCODERS
+from eegdecode.models import build_encoder
+from eegdecode.models.options import PLAIN, EncoderOptions
 
 
 class Decoder(nn.Module):
@@ -61,11 +62,17 @@ class Decoder(nn.Module):
                 raise ValueError("The front must be finite; the trials it was fitted on hold NaN or infinity.")
             buffer.copy_(given)
 
-    def forward(self, eeg_uv_BCT: torch.Tensor) -> torch.Tensor:
-        """Return z_BD, not normalised."""
+    def forward(self, eeg_uv_BCT: torch.Tensor, subject_B: torch.Tensor | None = None) -> torch.Tensor:
+        """Return z_BD, not normalised.
+
+        Parameters
+        ----------
+        subject_B
+            Rows of the table of subjects, for an encoder that was built with one; see `eegdecode.models.options`.
+        """
         with torch.autocast(eeg_uv_BCT.device.type, enabled=False):  # microvolts of a drifting electrode are large
             eeg_BCT = self.front_weight_CC @ eeg_uv_BCT + self.front_bias_C[:, None]
-        z_BD: torch.Tensor = self.encoder(eeg_BCT)
+        z_BD: torch.Tensor = self.encoder(eeg_BCT) if subject_B is None else self.encoder(eeg_BCT, subject_B)
         return z_BD
 
     def embed_target(self, target_BD: torch.Tensor) -> torch.Tensor:
@@ -83,13 +90,14 @@ def build_decoder(
     temperature: float,
     learn_temperature: bool,
     project: int = 0,
+    options: EncoderOptions = PLAIN,
 ) -> Decoder:
     """Return a new decoder with the named encoder and the identity as its front.
 
     Parameters
     ----------
     name
-        Key of `eegdecode.models.ENCODERS`.
+        As in `config.Encoder`.
     n_chans, n_times, target_dim
         C, T and D of the target.
     dropout
@@ -98,15 +106,15 @@ def build_decoder(
         Where the logits' temperature starts, or stays if `learn_temperature` is False.
     project
         Length of the learnt map of the target, and so of the embedding; 0 embeds into the target's own space.
+    options
+        Layers per subject and positions of electrodes.
 
     Raises
     ------
     ValueError
         An unknown name, or trials too short for the encoder.
     """
-    if name not in ENCODERS:
-        raise ValueError(f"encoder.name must be one of {sorted(ENCODERS)}, got '{name}'.")
     if temperature <= 0:
         raise ValueError(f"loss.temperature must be above 0, got {temperature}.")
-    encoder = ENCODERS[name](n_chans, n_times, project or target_dim, dropout)
+    encoder = build_encoder(name, n_chans, n_times, project or target_dim, dropout, options)
     return Decoder(encoder, n_chans, target_dim, project, temperature, learn_temperature)

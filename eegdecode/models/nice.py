@@ -15,6 +15,8 @@ BatchNorm statistics are those of the batch of ALL ranks, so that the number of 
 Shape letters: B batch, C chan, T time, W window (token), K tap, F filter, E token feature, D embedding, R rows.
 """
 
+from typing import Literal
+
 import torch
 from torch import nn
 from torch.nn import functional
@@ -102,7 +104,14 @@ class _SpatialFilters(_Norm):
 
 
 class NiceTrunk(nn.Module):
-    """NICE without its projection: EEG (B, C, T) -> tokens, flattened window by window (B, W x E).
+    """NICE without its projection: EEG (B, C, T) -> flattened tokens (B, W x E).
+
+    Parameters
+    ----------
+    mix
+        Whether the 1x1 convolution is there; UBP leaves it out.
+    flatten
+        `window` by window as in NICE and ATM, or `filter` by filter as in UBP and NeuroBridge.
 
     Raises
     ------
@@ -110,11 +119,18 @@ class NiceTrunk(nn.Module):
         Trials shorter than one window of the published kernels, 75 samples.
     """
 
-    def __init__(self, n_chans: int, n_times: int, dropout: float) -> None:
+    def __init__(
+        self,
+        n_chans: int,
+        n_times: int,
+        dropout: float,
+        mix: bool = True,
+        flatten: Literal["window", "filter"] = "window",
+    ) -> None:
         super().__init__()
         if n_times < MIN_TIMES:
             raise ValueError(
-                f"encoder 'nice' needs trials of at least {MIN_TIMES} samples (25 taps, then an average over 51), got "
+                f"This encoder needs trials of at least {MIN_TIMES} samples (25 taps, then an average over 51), got "
                 f"{n_times}. Raise data.epochs.sfreq_hz, cut longer trials, or use encoder 'mlp' or 'linear'."
             )
         self.n_windows = (n_times - MIN_TIMES) // STRIDE + 1
@@ -122,8 +138,10 @@ class NiceTrunk(nn.Module):
         self.temporal = _TemporalFilters()
         self.spatial = _SpatialFilters(n_chans)
         self.dropout = nn.Dropout(dropout)
-        self.token = nn.Linear(FILTERS, FILTERS)
-        nn.init.normal_(self.token.weight, 0.0, 0.02)
+        self.token = nn.Linear(FILTERS, FILTERS) if mix else nn.Identity()
+        if isinstance(self.token, nn.Linear):
+            nn.init.normal_(self.token.weight, 0.0, 0.02)
+        self.flatten = flatten
 
     def forward(self, eeg_BCT: torch.Tensor) -> torch.Tensor:
         """Return the flattened tokens (B, W x E)."""
@@ -134,6 +152,8 @@ class NiceTrunk(nn.Module):
         h_RF = functional.elu_(self.temporal(u_RK.view(-1, TAPS)))
         y_RF = self.spatial(h_RF.view(n * self.n_windows, n_chans * FILTERS))
         tokens_RE: torch.Tensor = self.token(self.dropout(functional.elu(y_RF)))
+        if self.flatten == "filter":
+            return tokens_RE.view(n, self.n_windows, FILTERS).transpose(1, 2).flatten(1)
         return tokens_RE.view(n, self.n_features)
 
 

@@ -3,10 +3,12 @@
 Shape letters: N trial, C chan, T time, D embedding, P picture.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import cached_property
 
 import numpy as np
 import torch
+from scipy.special import logsumexp, softmax
 
 from eegdecode.bundle import Bundle
 
@@ -78,6 +80,44 @@ class Reconstructor:
         np.maximum.at(best, rows, cosine_NP.T)
         order = np.argsort(-best, axis=0, kind="stable")[:k].T
         return [[(concepts[c], float(best[c, n])) for c in row] for n, row in enumerate(order)]
+
+    @cached_property
+    def classes_(self) -> np.ndarray:
+        """Concepts of the gallery, sorted; the columns of `predict_proba`."""
+        return np.unique(self.bundle.gallery.concepts)
+
+    def predict(self, eeg_uv_NCT: np.ndarray, sfreq_hz: float | None = None) -> np.ndarray:
+        """Return the concept of each trial, as scikit-learn's classifiers do.
+
+        Raises
+        ------
+        ValueError
+            EEG that `check` refuses.
+        """
+        named: np.ndarray = self.classes_[self._log_odds(self.embed(eeg_uv_NCT, sfreq_hz)).argmax(axis=1)]
+        return named
+
+    def predict_proba(self, eeg_uv_NCT: np.ndarray, sfreq_hz: float | None = None) -> np.ndarray:
+        """Return probabilities of `classes_`, float64 (N, K): the loss's own softmax over the gallery's pictures.
+
+        How far they can be believed is measured by calibration, not promised here.
+        """
+        log_odds_NK = self._log_odds(self.embed(eeg_uv_NCT, sfreq_hz))
+        probability_NK: np.ndarray = softmax(log_odds_NK, axis=1)
+        return probability_NK
+
+    def score(self, eeg_uv_NCT: np.ndarray, concept_N: Sequence[str]) -> float:
+        """Return the share of trials whose concept is named; its chance is one over the number of `classes_`."""
+        return float(np.mean(self.predict(eeg_uv_NCT) == np.asarray(concept_N)))
+
+    def _log_odds(self, z_ND: np.ndarray) -> np.ndarray:
+        """Return log odds of the concepts: those of a concept's pictures added up."""
+        z_ND = np.asarray(z_ND, np.float64)
+        if self.bundle.experiment.loss.normalise == "both":
+            z_ND = _unit(z_ND)
+        logits_NP = float(self._decoder.logit_scale.detach().exp()) * z_ND @ self._gallery_PD.T
+        rows = np.searchsorted(self.classes_, self.bundle.gallery.concepts)
+        return np.stack([logsumexp(logits_NP[:, rows == k], axis=1) for k in range(len(self.classes_))], axis=1)
 
     def condition(self, z_ND: np.ndarray) -> np.ndarray:
         """Return what is drawn from: unit-norm embeddings through the bridge, `z @ weight + bias`, float32 (N, D)."""

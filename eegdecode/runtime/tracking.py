@@ -8,6 +8,7 @@ inside functions because that takes seconds, which a run without tracking need n
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING, Literal
 from urllib.error import URLError
 from urllib.request import urlopen
 
+from eegdecode import __version__
 from eegdecode.runtime.processes import free_ports, server
 
 if TYPE_CHECKING:
@@ -182,6 +184,34 @@ class Tracker:
         """Upload a file."""
         if self._client is not None:
             self._client.log_artifact(self.run.run_id, str(path))
+
+    def log_bundle(self, folder: str | Path, name: str, n_chans: int, n_times: int) -> None:
+        """Upload a bundle as a pyfunc model, under `models/<name>`.
+
+        Parameters
+        ----------
+        folder
+            A bundle, local.
+        n_chans, n_times
+            Shape of its trials, for the model's signature.
+        """
+        if self._client is None:
+            return
+        import mlflow.pyfunc
+        import numpy as np
+        from mlflow.models import ModelSignature
+        from mlflow.types import Schema, TensorSpec
+
+        signature = ModelSignature(Schema([TensorSpec(np.dtype(np.float32), (-1, n_chans, n_times))]))
+        with tempfile.TemporaryDirectory() as made:
+            mlflow.pyfunc.save_model(
+                path=Path(made) / "model",
+                loader_module="eegdecode.runtime.pyfunc",
+                data_path=str(folder),
+                signature=signature,
+                pip_requirements=[f"eegdecode=={__version__}"],  # found out by MLflow it takes a minute
+            )
+            self._client.log_artifacts(self.run.run_id, str(Path(made) / "model"), f"models/{name}")
 
     def finish(self, status: Literal["FINISHED", "FAILED", "KILLED"] = "FINISHED") -> None:
         """Close the run."""

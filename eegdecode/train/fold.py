@@ -115,7 +115,7 @@ def build_fold(
     )
     return FoldRun(
         fold=fold,
-        task=ContrastiveTask(decoder, experiment.loss.normalise),
+        task=ContrastiveTask(decoder, experiment.loss),
         stream=stream,
         validation=_validation(shards, fold, val_N) if len(val_N) else None,
         n_train=len(train_N),

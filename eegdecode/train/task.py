@@ -1,12 +1,11 @@
 """Tasks: a module whose forward takes a batch and returns (loss, logs). The engines and the loop know no more of it."""
 
-from typing import Literal
-
 import torch
 from torch import nn
 
 from eegdecode import losses
 from eegdecode.batch import TrialBatch
+from eegdecode.config import Loss
 from eegdecode.models.decoder import Decoder
 
 
@@ -17,20 +16,22 @@ class ContrastiveTask(nn.Module):
     ----------
     decoder
         What is trained; kept as `decoder`, so its weights are named `decoder.*` in the task's state.
-    normalise
-        See `eegdecode.losses.info_nce`.
+    loss
+        Terms that are added up, and which sides are normalised.
     """
 
-    def __init__(self, decoder: Decoder, normalise: Literal["both", "target"] = "both") -> None:
+    def __init__(self, decoder: Decoder, loss: Loss) -> None:
         super().__init__()
         self.decoder = decoder
-        self.normalise: Literal["both", "target"] = normalise
+        self.loss = loss
 
     def forward(self, batch: TrialBatch) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """Return the loss over the batch of all ranks, and loss, temperature and top1 to be logged."""
+        """Return the loss over the batch of all ranks, and what is logged: loss, its terms, temperature and top1."""
         z_BD = self.decoder(batch.eeg_uv_BCT)
-        scale = self.decoder.logit_scale
         target_BD = self.decoder.embed_target(batch.target_BD)
-        loss, top1 = losses.info_nce_top1(z_BD, target_BD, scale, batch.picture_B, self.normalise)
+        scale, normalise = self.decoder.logit_scale, self.loss.normalise
+        sides = losses.Sides(z_BD, target_BD, batch.picture_B, scale, normalise)
+        loss, terms = losses.weighted_sum(self.loss.terms, {"": sides})
         temperature = torch.exp(-scale.detach().clamp(max=losses.MAX_LOGIT_SCALE)).squeeze()
-        return loss, {"loss": loss.detach(), "temperature": temperature, "top1": top1}
+        top1 = losses.top1(z_BD, target_BD, batch.picture_B, normalise)
+        return loss, terms | {"loss": loss.detach(), "temperature": temperature, "top1": top1}

@@ -22,6 +22,7 @@ LAYERS = (
         "eegdecode.recipes",
     ),
     ("eegdecode.bundle",),
+    ("eegdecode.hub",),
     ("eegdecode.train", "eegdecode.evaluate", "eegdecode.analyse", "eegdecode.reconstruct"),
     ("eegdecode.runtime",),
     ("jobs",),
@@ -37,6 +38,8 @@ OWNERS = {
     "botocore": ("eegdecode.storage",),
     "mne": ("eegdecode.data", "eegdecode.analyse"),
     "webdataset": ("eegdecode.data.shards",),
+    "braindecode": ("eegdecode.models.from_braindecode",),
+    "huggingface_hub": ("eegdecode.hub",),
 }
 # Inside an owner's package and still refused.
 NOT = {"mne": ("eegdecode.data.stream",)}

@@ -6,10 +6,15 @@ import time
 from pathlib import Path
 from urllib.request import Request, urlopen
 
+import mlflow
+import numpy as np
 import psutil
 import pytest
 
+from eegdecode import bundle
+from eegdecode.reconstruct.reconstructor import Reconstructor
 from eegdecode.runtime.tracking import Run, Tracker, find_or_create_run, flat, start_server
+from tests.writers.bundles import toy_bundle
 
 
 def ask(uri: str, path: str, body: dict[str, object] | None = None) -> dict[str, object]:
@@ -71,3 +76,21 @@ def test_a_server_that_cannot_start_says_why(tmp_path: Path) -> None:
     (tmp_path / "mlflow.db").write_bytes(b"this is no database" * 100)
     with pytest.raises(RuntimeError, match="file is not a database"), start_server(tmp_path):
         pass
+
+
+def test_a_bundle_is_logged_as_a_model_that_mlflow_loads(tmp_path: Path) -> None:
+    made = toy_bundle()
+    bundle.save(str(tmp_path / "bundle"), made)
+    eeg_uv_NCT = (10 * np.random.default_rng(1).standard_normal((5, 2, 10))).astype(np.float32)
+    with start_server(tmp_path / "mlflow") as uri:
+        run = find_or_create_run(uri, "demo", "train")
+        tracker = Tracker(uri, run.experiment_id, run.run_id)
+        tracker.log_bundle(tmp_path / "bundle", "concepts", n_chans=2, n_times=10)
+        mlflow.set_tracking_uri(uri)
+        model = mlflow.pyfunc.load_model(f"runs:/{run.run_id}/models/concepts")
+        table = model.predict(eeg_uv_NCT)
+        with pytest.raises(mlflow.exceptions.MlflowException, match="shape"):
+            model.predict(eeg_uv_NCT[:, :1])
+    expected = Reconstructor(made).predict_proba(eeg_uv_NCT)
+    assert table["concept"].tolist() == Reconstructor(made).predict(eeg_uv_NCT).tolist()
+    np.testing.assert_allclose(table["p1"], expected.max(axis=1))

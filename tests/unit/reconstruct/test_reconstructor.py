@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 import torch
+from torch.nn import functional
 
 from eegdecode.batch import Fold, TargetFact
 from eegdecode.bundle import Bundle, BundleFact, Gallery
@@ -137,3 +138,20 @@ def test_anchors_are_what_their_names_say():
     assert not np.array_equal(anchors["random"], anchor_conditions(true, train, seed=2)["random"])
     with pytest.raises(ValueError, match=r"\(N, D\) and \(P, D\)"):
         anchor_conditions(true[:, :3], train, seed=1)
+
+
+def test_predicts_like_a_classifier_of_scikit_learn(bundle):
+    model, eeg = Reconstructor(bundle), trials(6)
+    assert model.classes_.tolist() == ["ant", "cat", "dog"]
+    probability = model.predict_proba(eeg, sfreq_hz=100.0)
+    np.testing.assert_allclose(probability.sum(axis=1), 1)
+    # By hand: a softmax over the four pictures, and the two cats added up.
+    z = functional.normalize(torch.from_numpy(model.embed(eeg)), dim=1)
+    gallery = functional.normalize(torch.from_numpy(bundle.gallery.target_PD), dim=1)
+    picture = torch.softmax(bundle.decoder.logit_scale.detach().exp() * z @ gallery.T, dim=1).numpy()
+    expected = np.stack([picture[:, 3], picture[:, 0] + picture[:, 2], picture[:, 1]], axis=1)
+    np.testing.assert_allclose(probability, expected, atol=1e-5)
+    named = model.predict(eeg)
+    assert named.tolist() == model.classes_[expected.argmax(axis=1)].tolist()
+    assert model.score(eeg, named) == 1.0
+    assert model.score(eeg, ["nothing"] * 6) == 0.0

@@ -3,6 +3,7 @@
 import torch
 
 from eegdecode.batch import TrialBatch
+from eegdecode.config import Loss
 from eegdecode.models.decoder import build_decoder
 from eegdecode.train.task import ContrastiveTask
 
@@ -15,7 +16,7 @@ def test_it_learns_and_logs() -> None:
     eeg = (target[picture] @ mixing).view(16, 3, 10) + 0.1 * torch.randn(16, 3, 10, generator=generator)
     batch = TrialBatch(eeg, target[picture], torch.arange(16), picture)
     torch.manual_seed(0)
-    task = ContrastiveTask(build_decoder("linear", 3, 10, 6, 0.0, temperature=0.2, learn_temperature=True))
+    task = ContrastiveTask(build_decoder("linear", 3, 10, 6, 0.0, temperature=0.2, learn_temperature=True), Loss())
     optimizer = torch.optim.Adam(task.parameters(), lr=0.05)
     history = []
     for _ in range(40):
@@ -24,7 +25,7 @@ def test_it_learns_and_logs() -> None:
         torch.autograd.backward(loss)
         optimizer.step()
         history.append({name: value.item() for name, value in logs.items()})
-    assert set(history[0]) == {"loss", "temperature", "top1"}
+    assert set(history[0]) == {"loss", "info_nce", "temperature", "top1"}
     assert abs(history[0]["temperature"] - 0.2) < 1e-6
     assert history[-1]["temperature"] < 0.2
     assert history[-1]["top1"] == 1.0

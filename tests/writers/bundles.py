@@ -1,0 +1,35 @@
+"""A bundle of toy size, untrained: two electrodes, ten times, three pictures of two concepts."""
+
+import numpy as np
+import torch
+
+from eegdecode.batch import Fold, TargetFact
+from eegdecode.bundle import Bundle, BundleFact, Gallery
+from eegdecode.config import Experiment
+from eegdecode.models.decoder import build_decoder
+
+
+def toy_bundle() -> Bundle:
+    torch.manual_seed(0)
+    rng = np.random.default_rng(0)
+    return Bundle(
+        experiment=Experiment(recipe="toy"),
+        fact=BundleFact(
+            manifest_digest="a" * 64,
+            fold=Fold(name="concepts", by="concept", train=("a",), val=(), test=("b",)),
+            channels=("Oz", "O1"),
+            sfreq_hz=100.0,
+            tmin_s=-0.2,
+            n_times=10,
+            target=TargetFact(tower="toy", layer="none", revision="0", preprocessing="none", dim=4),
+            step=7,
+            val_score=None,
+        ),
+        decoder=build_decoder(
+            "mlp", n_chans=2, n_times=10, target_dim=4, dropout=0.5, temperature=0.1, learn_temperature=True
+        ),
+        bridge_weight_ED=np.eye(4, dtype=np.float32),
+        bridge_bias_D=np.zeros(4, np.float32),
+        gallery=Gallery(("p0", "p1", "p2"), ("cat", "dog", "cat"), rng.standard_normal((3, 4)).astype(np.float32)),
+        drawer=None,
+    )
