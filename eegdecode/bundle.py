@@ -170,6 +170,15 @@ def load(uri: str) -> Bundle:
     )
 
 
+def copy(uri: str, folder: Path) -> Path:
+    """Copy everything beside a bundle, its card too, to a local folder, and return that."""
+    for file in storage.list_uris(uri):
+        target = folder / file.removeprefix(uri.rstrip("/") + "/")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        storage.download(file, target)
+    return folder
+
+
 def _file_fact(root: Path, name: str) -> FileFact:
     data = (root / name).read_bytes()
     return FileFact(name=name, size_bytes=len(data), sha256=hashlib.sha256(data).hexdigest())

@@ -125,10 +125,7 @@ def push(uri: str, repo: str, private: bool = True) -> str:
     api = HfApi()
     api.create_repo(repo, private=private, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
-        for file in storage.list_uris(uri):
-            target = Path(folder) / file.removeprefix(uri.rstrip("/") + "/")
-            target.parent.mkdir(parents=True, exist_ok=True)
-            storage.download(file, target)
+        bundle.copy(uri, Path(folder))
         if not (Path(folder) / "README.md").is_file():
             (Path(folder) / "README.md").write_text(str(card(made, address, {})))
         api.upload_folder(repo_id=repo, folder_path=folder, commit_message=f"bundle {made.digest[:12]}")

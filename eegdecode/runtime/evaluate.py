@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from eegdecode import __version__, storage
+from eegdecode import __version__, hub, storage
 from eegdecode.batch import Fold
 from eegdecode.config import Experiment, SyntheticData
 from eegdecode.data.shardset import ShardSet, open_shards
@@ -65,6 +65,8 @@ def evaluate(experiment: Experiment) -> Report:
             figures[name] = plots.fold_dots(contrast)
         figures["confusion"] = plots.confusion(found[0].classes)
     write_report(places.report(experiment), report, figures)
+    for fold in folds:
+        hub.write_card(places.bundle(experiment, fold.name), scores=_card_scores(report, fold.name))
     say(f"evaluate: {places.report(experiment)}/report.html")
     return report
 
@@ -174,6 +176,21 @@ def _facts(experiment: Experiment, shards: ShardSet) -> Report:
         training=tuple(training),
         search=_search(experiment),
     )
+
+
+def _card_scores(report: Report, fold: str) -> dict[str, tuple[float, float]]:
+    """Return what the card of a fold's bundle says: scores of that very bundle, each with its chance."""
+    scores: dict[str, tuple[float, float]] = {}
+    if report.retrieval is not None:
+        found = report.retrieval
+        scores[f"top-1, {found.n_way}-way"] = (found.top1, found.chance_top1)
+        scores[f"top-5, {found.n_way}-way"] = (found.top5, found.chance_top5)
+    for contrast in (*((report.contrast,) if report.contrast else ()), *report.more_contrasts):
+        if fold in contrast.per_fold:
+            scores[f"ROC AUC, {' against '.join(contrast.labels)}"] = (contrast.per_fold[fold], contrast.chance)
+    if report.classes is not None and fold in report.classes.per_fold:
+        scores[f"accuracy, {report.classes.n_way} classes"] = (report.classes.per_fold[fold], report.classes.chance)
+    return scores
 
 
 def _commit() -> str | None:

@@ -19,9 +19,9 @@ from ray.train.torch import TorchTrainer
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from eegdecode import bundle, collectives, storage
+from eegdecode import bundle, collectives, hub, storage
 from eegdecode.config import Compute, Experiment, Schedule
-from eegdecode.data.shardset import ShardSet, open_shards
+from eegdecode.data.shardset import ShardSet, open_shards, read_manifest
 from eegdecode.diffusion.drawer import Drawer, DrawerTask, PictureStream
 from eegdecode.runtime import places, tracking
 from eegdecode.runtime.progress import Progress as Shown
@@ -78,7 +78,11 @@ def train(experiment: Experiment) -> list[str]:
     if result.error is not None:
         parent.finish("FAILED")
         raise RuntimeError(f"training {experiment.run_id} failed: {result.error}") from result.error
-    uris = [places.bundle(experiment, fold.name) for fold in open_shards(places.shards(experiment)).manifest.folds]
+    facts = read_manifest(places.shards(experiment))
+    uris = [places.bundle(experiment, fold.name) for fold in facts.folds]
+    with tempfile.TemporaryDirectory() as folder:  # the first fold's stands for all: a model each would take a minute
+        first = bundle.copy(uris[0], Path(folder))
+        parent.log_bundle(first, facts.folds[0].name, len(facts.channels), facts.n_times)
     parent.finish("FINISHED")
     say(f"train: {len(uris)} bundles in {places.run(experiment)}")
     return uris
@@ -301,7 +305,9 @@ def _publish_bundles(stages: Stages, changed: Mapping[str, Experiment], shards: 
             weights = load_file(stages.fetch(fold.name, Path(local) / fold.name) / "decoder.safetensors")
             run.task.decoder.load_state_dict(weights)
             made = make_bundle(changed[fold.name], shards, run, facts["kept_step"], facts["val_score"], drawer)
-            bundle.save(places.bundle(stages.experiment, fold.name), made)
+            uri = places.bundle(stages.experiment, fold.name)
+            bundle.save(uri, made)
+            hub.write_card(uri)
 
 
 def fold_facts(experiment: Experiment, fold: str) -> dict[str, Any]:

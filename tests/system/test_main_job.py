@@ -68,7 +68,10 @@ def test_served_pictures_are_the_batch_jobs(folder: Path) -> None:
 
 def test_the_bundle_that_make_serve_takes_is_there(folder: Path) -> None:
     made = bundle.load(str(folder / "bundle"))
-    assert made.fact.manifest_digest == load_report(str(folder)).manifest_digest
+    report = load_report(str(folder))
+    assert made.fact.manifest_digest == report.manifest_digest
+    assert report.retrieval is not None
+    assert f"top-1, 10-way: {report.retrieval.top1:.4g}, chance 0.1" in (folder / "bundle" / "README.md").read_text()
 
 
 def test_report_is_one_file_that_needs_nothing_else(folder: Path) -> None:
