@@ -5,6 +5,7 @@ Shape letters: B batch, C chan, T time, D embedding, P picture.
 
 import hashlib
 import json
+import math
 from dataclasses import dataclass
 from typing import Any, Literal, Self
 
@@ -91,13 +92,31 @@ class ShardFact(Section):
 
 
 class TargetFact(Section):
-    """Which tower made the targets; part of the manifest's digest, so stale targets are refused."""
+    """What made the targets: tower, layer and preprocessing, and of which view of a picture."""
 
     tower: str
     layer: str
     revision: str
     preprocessing: str
     dim: int
+    """Numbers per picture."""
+    shape: tuple[int, ...]
+    """As the tower makes them; their product is `dim`."""
+    view: str = ""
+    """What was done to a picture before the tower saw it; empty for the picture as it is."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _flat_unless_said(cls, tree: Any) -> Any:
+        if isinstance(tree, dict) and "dim" in tree and "shape" not in tree:
+            return {**tree, "shape": (tree["dim"],)}
+        return tree
+
+    @model_validator(mode="after")
+    def _dim_of_shape(self) -> Self:
+        if self.dim < 1 or self.dim != math.prod(self.shape):
+            raise ValueError(f"target dim must be the product of its shape {self.shape}, got {self.dim}.")
+        return self
 
 
 class Dropped(Section):

@@ -44,6 +44,66 @@ class MneData(Section):
     kind: Literal["mne"] = "mne"
 
 
+class ThingsEeg2Data(Section):
+    """THINGS-EEG2 in any of the forms it is passed around in; see `eegdecode.data.sources.things_eeg2`."""
+
+    kind: Literal["things_eeg2"] = "things_eeg2"
+    layout: Literal["raw", "gifford", "nice", "ubp", "neurobridge", "enigma"] = "raw"
+    """`raw`: continuous, 1000 Hz; the others hold trials that were cut and whitened by somebody else."""
+    subjects: tuple[str, ...] | None = None
+    """For example ``("01", "08")``; all that are there if None."""
+
+
+class BidsData(Section):
+    """A BIDS-EEG folder, THINGS-EEG1 (ds003825) among them; see `eegdecode.data.sources.bids`."""
+
+    kind: Literal["bids"] = "bids"
+    task: str | None = None
+    """Read this task only; all if None."""
+    picture_column: str | None = None
+    """Column of events.tsv that names the picture; `stim_file` (or what a dataset known by its DOI has) if None."""
+    concept_column: str | None = None
+    """Column that names the concept; the picture's folder, or else its name, if None."""
+    onset_unit: Literal["s", "ms", "sample"] | None = None
+    """What the column onset counts; seconds (or what a dataset known by its DOI has) if None."""
+    subjects: tuple[str, ...] | None = None
+    """For example ``("01", "08")``; all that are there if None."""
+
+
+class EegCvpr40Data(Section):
+    """EEGCVPR40 (block design): one .pth with trials, one with splits; see `eegdecode.data.sources.eegcvpr40`."""
+
+    kind: Literal["eegcvpr40"] = "eegcvpr40"
+    file: str = "eeg_55_95_std.pth"
+    split_file: str = "block_splits_by_image_all.pth"
+    split: int = Field(0, ge=0)
+    subjects: tuple[str, ...] | None = None
+    """``("01", "04")``; all six if None. A split file of a single person needs one."""
+
+
+class EegImageNetData(Section):
+    """EEG-ImageNet (block design); see `eegdecode.data.sources.eeg_imagenet`."""
+
+    kind: Literal["eeg_imagenet"] = "eeg_imagenet"
+    granularity: Literal["coarse", "fine", "all"] = "all"
+    subjects: tuple[str, ...] | None = None
+    """``("00", "15")``; all that are there if None."""
+
+
+class AlljoinedData(Section):
+    """Alljoined1 (FIF and HDF5) and Alljoined-1.6M (EDF); see `eegdecode.data.sources.alljoined`."""
+
+    kind: Literal["alljoined"] = "alljoined"
+    release: Literal["1", "1.6m"] = "1"
+    subjects: tuple[str, ...] | None = None
+    """For example ``("01", "08")``; all that are there if None."""
+
+
+AnySource = (
+    SyntheticData | MuseData | MneData | ThingsEeg2Data | BidsData | EegCvpr40Data | EegImageNetData | AlljoinedData
+)
+
+
 class Epochs(Section):
     """How continuous EEG becomes trials."""
 
@@ -74,7 +134,7 @@ class Epochs(Section):
 class Data(Section):
     """Which recordings, and how they are cut."""
 
-    source: Annotated[SyntheticData | MuseData | MneData, Field(discriminator="kind")] = SyntheticData()
+    source: Annotated[AnySource, Field(discriminator="kind")] = SyntheticData()
     epochs: Epochs = Epochs()
     trials_per_shard: int = Field(2000, ge=1)
 
@@ -83,7 +143,7 @@ class Targets(Section):
     """What the EEG is asked to predict for a picture."""
 
     tower: str = "gabor"
-    """`gabor` (no weights), `timm:<model>` or `open_clip:<model>:<pretrained tag or local path>`."""
+    """`kind(option=value; ...):model@layers#views`, such as `gabor`; see `eegdecode.targets.open_tower`."""
     project: int = Field(0, ge=0)
     """Length of a linear map of the target that is learnt with the decoder (NeuroBridge's image projector); 0: none."""
     centre: bool = True

@@ -12,7 +12,7 @@ from eegdecode.batch import Dropped, Manifest, ShardFact
 from eegdecode.config import Experiment
 from eegdecode.data.epochs import cut
 from eegdecode.data.shards import publish, write_picture_shard, write_trial_shard
-from eegdecode.data.sources import Picture, RecordingRef, open_source
+from eegdecode.data.sources import CutRecording, Picture, RecordingRef, open_source
 from eegdecode.data.splits import make_folds
 from eegdecode.runtime import places
 from eegdecode.runtime.progress import gather, say
@@ -152,7 +152,10 @@ def _cut_recording(
     """Read, cut and pack one recording; memory is bounded by it."""
     experiment = Experiment.model_validate_json(described)
     source = open_source(experiment.data.source, experiment.compute.data_uri)
-    trials = cut(source.read(ref), experiment.data.epochs)
+    recording = source.read(ref)
+    if isinstance(recording, CutRecording):
+        raise ValueError(f"{ref.key}: trials that were cut before cannot be prepared yet, only continuous recordings.")
+    trials = cut(recording, experiment.data.epochs)
     table = trials.table.copy()
     unknown = sorted(set(table["picture"]) - set(known))
     if unknown:

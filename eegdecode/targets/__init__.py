@@ -3,57 +3,80 @@
 Shape letters: N picture, D embedding.
 """
 
+from importlib import import_module
 from typing import Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from eegdecode.batch import TargetFact
+from eegdecode.targets.spec import KINDS, parse
 
 
 class Tower(Protocol):
-    """A frozen map from pictures to embeddings; a picture's embedding depends on that picture alone."""
+    """A frozen map from pictures to targets of one shape; a picture's target depends on that picture alone."""
 
     @property
     def fact(self) -> TargetFact:
-        """Tower, layer, revision and preprocessing, as they go into the manifest."""
+        """Tower, layer, revision, preprocessing, view and shape, as they go into the manifest."""
 
-    def embed(self, images: list[Image.Image]) -> np.ndarray:
-        """Return the embeddings, float32 (N, D), not normalised."""
+    def embed(self, images: list[Image.Image], concepts: list[str] | None = None) -> NDArray[np.float32]:
+        """Return the targets, float32 (N, *shape), not normalised; `concepts` are read by towers of words alone."""
 
 
 def open_tower(spec: str, weights_uri: str) -> Tower:
-    """Open the tower a spec names.
+    """Open the tower a spec names: ``kind(options):model@layers#views``, of which only the kind is always there.
+
+    ==================================  ===============================================================================
+    ``gabor``                           Gabor energies and colour moments, no weights
+    ``timm:M``                          features before the classifier of a timm model
+    ``open_clip:M:P``                   image embedding; P is a pretrained tag or a weights file
+    ``transformers:M``                  CLIP's image features or the pooled output of a vision model (DINOv2, SigLIP)
+    ``text(prompt=T):S``                the text T with ``{concept}`` in it; S is ``open_clip:M:P`` or
+                                        ``transformers:M``, of which the text side is taken
+    ``text(captions=M):S``              the caption that BLIP (M, of transformers) writes
+    ``vae(px=256):M``                   latent means of diffusers' AutoencoderKL or AutoencoderTiny; ``subfolder=vae``
+                                        where M is a whole pipeline; ``range=unit`` for pixels in [0, 1]
+    ``saliency:spectral_residual``      Hou & Zhang 2007, no weights
+    ``saliency:M``                      foreground of a transformers model for semantic segmentation
+    ``teacher:timm:M``                  softmax of a timm classifier
+    ``teacher(classes=F; prompt=T):S``  CLIP's zero-shot probabilities over the lines of the file F
+    ==================================  ===============================================================================
+
+    *M* is an id of that library's hub, a path, or a folder below `weights_uri`. Options are ``name=value`` with
+    semicolons between.
+
+    *layers* (timm, open_clip, transformers and text): names as in ``named_modules``. ``@a`` takes the output as it
+    is, ``@token(a)`` its class token, ``@mean(a)`` the mean of its patches or of a map's places. Several,
+    ``@token(a,b,c)``, give targets (L, ...).
+
+    *views* (all but prompts): ``fovea(kernel=51; curve=exp; g=3.0)``, ``blur(kernel=15)``, ``noise(std=25)``,
+    ``lowres(scale=0.1)``, ``mosaic(block=5)``, ``identity``, on pictures squeezed to ``px=224``. Several with a plus
+    between: the mean of the targets.
+
+    Examples: ``open_clip:ViT-H-14:laion2b_s32b_b79k``; ``open_clip:RN50:openai#fovea(kernel=45)``;
+    ``transformers:facebook/dinov2-base@token(encoder.layer.8,encoder.layer.11)``;
+    ``text(prompt=This picture is {concept}):open_clip:ViT-H-14:laion2b_s32b_b79k``.
 
     Parameters
     ----------
     spec
-        ``gabor``, ``timm:<model>`` or ``open_clip:<model>:<pretrained tag or local path>``.
+        What is made, in the grammar above.
     weights_uri
-        Local folder with ``<model>/model.safetensors`` and ``<model>/config.json`` for ``timm:<model>``; empty: timm
-        fetches its own pretrained weights.
+        Local folder in which every M, P and F that is no path lies; empty: they are fetched. A tag of open_clip is
+        fetched either way.
 
     Raises
     ------
     ValueError
-        A spec of no known form, or weights that are not there or do not fit the model.
+        A spec of no known form, a model, layer or view that is not there, or weights that do not fit the model.
     """
-    kind, _, rest = spec.partition(":")
-    if kind == "gabor" and not rest:
-        from eegdecode.targets.gabor import GaborTower
+    parsed = parse(spec)
+    # Before any weights: a wrong view is found in a moment.
+    from eegdecode.targets.views import ViewedTower, open_view
 
-        return GaborTower()
-    if kind == "timm" and rest:
-        from eegdecode.targets.towers import TimmTower
-
-        return TimmTower(rest, weights_uri)
-    if kind == "open_clip":
-        model, _, pretrained = rest.partition(":")
-        if model and pretrained:
-            from eegdecode.targets.towers import OpenClipTower
-
-            return OpenClipTower(model, pretrained)
-    raise ValueError(
-        "targets.tower must be 'gabor', 'timm:<model>' or 'open_clip:<model>:<pretrained tag or local path>', "
-        f"got '{spec}'."
-    )
+    views = [open_view(call) for call in parsed.views]
+    kind = KINDS[parsed.kind]
+    tower: Tower = getattr(import_module(f"eegdecode.targets.{kind.module}"), kind.opener)(parsed, weights_uri)
+    return ViewedTower(tower, views) if any(view.name != "identity" for view in views) else tower

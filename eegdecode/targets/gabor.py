@@ -16,6 +16,7 @@ import scipy.fft
 from PIL import Image
 
 from eegdecode.batch import TargetFact
+from eegdecode.targets.spec import Spec
 
 PX = 64
 N_ORIENTATIONS = 6
@@ -96,9 +97,10 @@ class GaborTower:
             revision=f"1-{revision}",
             preprocessing=f"RGB, squeezed to {PX}x{PX} (Pillow bicubic) unless it has that size, [0, 1]",
             dim=dim,
+            shape=(dim,),
         )
 
-    def embed(self, images: list[Image.Image]) -> np.ndarray:
+    def embed(self, images: list[Image.Image], concepts: list[str] | None = None) -> np.ndarray:
         """Return the embeddings, float32 (N, 222), about zero mean and unit deviation on pictures of objects."""
         if not images:
             return np.zeros((0, self.fact.dim), dtype=np.float32)
@@ -132,3 +134,8 @@ class GaborTower:
         mean_z = (mean - np.array(MEAN_OFFSET)[:, None, None]) / np.array(MEAN_SCALE)[:, None, None]
         deviation_z = (deviation - np.array(DEVIATION_OFFSET)[:, None, None]) / np.array(DEVIATION_SCALE)[:, None, None]
         return mean_z.ravel(), deviation_z.ravel()
+
+
+def open_gabor(spec: Spec, weights_uri: str) -> GaborTower:
+    """Make the tower of the spec ``gabor``; it needs no weights."""
+    return GaborTower()

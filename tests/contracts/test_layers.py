@@ -33,7 +33,7 @@ OWNERS = {
     "mlflow": ("eegdecode.runtime.tracking",),
     "deepspeed": ("eegdecode.train.engine",),
     "torch.distributed": ("eegdecode.collectives",),
-    "diffusers": ("eegdecode.diffusion",),
+    "diffusers": ("eegdecode.diffusion", "eegdecode.targets.latents"),
     "boto3": ("eegdecode.storage",),
     "botocore": ("eegdecode.storage",),
     "mne": ("eegdecode.data", "eegdecode.analyse"),

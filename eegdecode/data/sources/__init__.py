@@ -5,14 +5,16 @@ Errors of bad input are drawn as one tree here: `SourceError` (a ValueError) and
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol
 
 from eegdecode.batch import SourceFact
-from eegdecode.config import MneData, MuseData, SyntheticData
+from eegdecode.config import AnySource
 
 if TYPE_CHECKING:
     import mne
+    import numpy as np
     import pandas as pd
     from PIL.Image import Image
 
@@ -75,20 +77,48 @@ class Recording:
 
 
 @dataclass(frozen=True)
+class CutRecording:
+    """Trials that came already cut: nothing can be filtered or rejected again, only cropped, picked and slowed down.
+
+    Attributes
+    ----------
+    eeg_NCT
+        Trials in the order of ``events``; an array or a map of a file (not copied until used), float16 to float64.
+    unit
+        ``uV``, or ``whitened`` where whoever made the file divided by the noise covariance or a deviation.
+    tmin_s
+        Time of the first sample relative to the onset of the picture.
+    events
+        Column ``picture`` (id), perhaps ``repetition`` and others. The order of the rows is the order in the file.
+    history
+        What was done to the trials before, in plain words; goes into the manifest's findings.
+    """
+
+    ref: RecordingRef
+    eeg_NCT: "np.ndarray"
+    unit: Literal["uV", "whitened"]
+    channels: tuple[str, ...]
+    sfreq_hz: float
+    tmin_s: float
+    events: "pd.DataFrame"
+    history: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class Picture:
     """One thing that was shown.
 
     Attributes
     ----------
     partition
-        ``train`` or ``test`` where the source has its own test concepts, else ``any``.
+        ``train``, ``val`` or ``test`` where the source has parts of its own, else ``any``.
     images
         Opens the image, in RGB; more than one where only the class of the picture is known.
     """
 
     picture: str
     concept: str
-    partition: Literal["train", "test", "any"]
+    partition: Literal["train", "val", "test", "any"]
     images: Callable[[], "list[Image]"]
 
 
@@ -103,7 +133,7 @@ class Source(Protocol):
         """List the usable runs; copies and unusable runs are left out and reported in `findings`."""
         ...
 
-    def read(self, ref: RecordingRef) -> Recording:
+    def read(self, ref: RecordingRef) -> Recording | CutRecording:
         """Read one run."""
         ...
 
@@ -125,26 +155,21 @@ def local_folder(data_uri: str, kind: str) -> Path:
     return folder
 
 
-def _synthetic(config: SyntheticData) -> Source:
-    from eegdecode.data.sources.synthetic import SyntheticSource
-
-    return SyntheticSource(config)
-
-
-def _muse(config: MuseData, data_uri: str) -> Source:
-    from eegdecode.data.sources.muse import MuseSource
-
-    return MuseSource(config, data_uri)
-
-
-def _tabular(data_uri: str) -> Source:
-    from eegdecode.data.sources.tabular import TabularSource
-
-    return TabularSource(data_uri)
+SOURCES: dict[str, tuple[str, str]] = {
+    "synthetic": ("eegdecode.data.sources.synthetic", "open_synthetic"),
+    "muse": ("eegdecode.data.sources.muse", "MuseSource"),
+    "mne": ("eegdecode.data.sources.tabular", "open_tabular"),
+    "things_eeg2": ("eegdecode.data.sources.things_eeg2", "open_things_eeg2"),
+    "bids": ("eegdecode.data.sources.bids", "BidsSource"),
+    "eegcvpr40": ("eegdecode.data.sources.eegcvpr40", "EegCvpr40Source"),
+    "eeg_imagenet": ("eegdecode.data.sources.eeg_imagenet", "EegImageNetSource"),
+    "alljoined": ("eegdecode.data.sources.alljoined", "open_alljoined"),
+}
+"""Kind of a source's configuration -> module, and what there makes it of (configuration, data_uri)."""
 
 
-def open_source(config: SyntheticData | MuseData | MneData, data_uri: str) -> Source:
-    """Return the source that a configuration names.
+def open_source(config: AnySource, data_uri: str) -> Source:
+    """Return the source that a configuration names; its module, and what it needs, is imported now.
 
     Parameters
     ----------
@@ -156,6 +181,6 @@ def open_source(config: SyntheticData | MuseData | MneData, data_uri: str) -> So
     SourceError
         A real source without a folder, or a folder that is not there.
     """
-    if isinstance(config, SyntheticData):
-        return _synthetic(config)
-    return _muse(config, data_uri) if isinstance(config, MuseData) else _tabular(data_uri)
+    module, name = SOURCES[config.kind]
+    source: Source = getattr(import_module(module), name)(config, data_uri)
+    return source

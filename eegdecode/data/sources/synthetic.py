@@ -218,3 +218,8 @@ def probe() -> Recording:
     raw = mne.io.RawArray(noise_uv_CT * 1e-6, mne.create_info(list(CHANNELS), SFREQ_HZ, "eeg"), verbose="error")
     ref = RecordingRef("probe", "00", "00", "00", location="synthetic:probe")
     return Recording(ref, raw, pd.DataFrame({"sample": sample_N, "picture": "probe"}))
+
+
+def open_synthetic(config: SyntheticData, data_uri: str) -> SyntheticSource:
+    """Return the simulated source; it needs no folder."""
+    return SyntheticSource(config)

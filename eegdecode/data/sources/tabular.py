@@ -26,6 +26,7 @@ import pandas as pd
 from PIL import Image
 
 from eegdecode.batch import SourceFact
+from eegdecode.config import MneData
 from eegdecode.data.sources import (
     DuplicateError,
     EventsError,
@@ -346,3 +347,8 @@ def _check_brainvision_length(path: Path, raw: mne.io.BaseRaw) -> None:
         raise RecordingError(
             f"{data.name}: truncated, {marker_file.name} has a marker at sample {last}, the file ends at {raw.n_times}."
         )
+
+
+def open_tabular(config: MneData, data_uri: str) -> TabularSource:
+    """Return the source of a folder with `events` tables; it has nothing to configure."""
+    return TabularSource(data_uri)

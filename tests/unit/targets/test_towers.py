@@ -1,6 +1,5 @@
 import csv
 import hashlib
-import json
 import shutil
 
 import numpy as np
@@ -69,29 +68,10 @@ def test_missing_or_foreign_weights_are_refused(shared, tmp_path):
         open_tower("timm:mobilenetv2_100", str(tmp_path))
 
 
-@pytest.fixture(scope="module")
-def tiny_clip(tmp_path_factory):
-    """A real open_clip model of toy size with random weights in a local file."""
+def test_open_clip_equals_its_own_encoder(open_clip_model, samples):
     import open_clip
 
-    folder = tmp_path_factory.mktemp("clip")
-    config = {
-        "embed_dim": 16,
-        "vision_cfg": {"image_size": 32, "layers": 2, "width": 32, "head_width": 16, "patch_size": 8},
-        "text_cfg": {"context_length": 8, "vocab_size": 50, "width": 16, "heads": 2, "layers": 1},
-    }
-    (folder / "eegdecode-tiny.json").write_text(json.dumps(config))
-    open_clip.add_model_config(folder / "eegdecode-tiny.json")
-    torch.manual_seed(0)
-    net = open_clip.create_model("eegdecode-tiny")
-    save_file({k: v.contiguous() for k, v in net.state_dict().items()}, folder / "weights.safetensors")
-    return net.eval(), folder / "weights.safetensors"
-
-
-def test_open_clip_equals_its_own_encoder(tiny_clip, samples):
-    import open_clip
-
-    net, path = tiny_clip
+    net, path = open_clip_model
     images = samples[0][:3]
     tower = open_tower(f"open_clip:eegdecode-tiny:{path}", "")
     transform = open_clip.image_transform(32, is_train=False)
@@ -106,7 +86,7 @@ def test_open_clip_equals_its_own_encoder(tiny_clip, samples):
     assert str(path) not in tower.fact.model_dump_json()
 
 
-def test_unknown_open_clip_models_and_tags_are_refused(tiny_clip):
+def test_unknown_open_clip_models_and_tags_are_refused(open_clip_model):
     with pytest.raises(ValueError, match="no model 'nobody'"):
         open_tower("open_clip:nobody:openai", "")
     with pytest.raises(ValueError, match="neither a file nor a pretrained tag"):
