@@ -1,3 +1,4 @@
+import multiprocessing
 import os
 import resource
 import shutil
@@ -8,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from eegdecode import storage
-from eegdecode.storage import MissingError, StorageError
+from eegdecode.storage import MissingError, StorageError, TakenError
 
 
 @pytest.fixture
@@ -102,6 +103,55 @@ def test_full_disk_of_a_download_names_the_local_file(large_file: Path, small_di
     assert list(small_disk.iterdir()) == []
 
 
+def test_what_is_written_once_is_never_replaced(tmp_path: Path):
+    uri = (tmp_path / "set" / "manifest.json").as_uri()
+    storage.write_bytes(uri, b"one", if_absent=True)
+    storage.write_bytes(uri, b"one", if_absent=True)
+    with pytest.raises(TakenError, match=r"manifest\.json holds other content and must not be replaced\. Choose"):
+        storage.write_bytes(uri, b"two", if_absent=True)
+    assert storage.read_bytes(uri) == b"one"
+    storage.write_bytes(uri, b"two")
+    assert storage.read_bytes(uri) == b"two"
+    assert [path.name for path in (tmp_path / "set").iterdir()] == ["manifest.json"]
+
+
+def test_of_many_writers_one_wins(tmp_path: Path):
+    context = multiprocessing.get_context("fork")
+    answers, start = context.Queue(), context.Barrier(4)
+
+    def publish(content: bytes) -> None:
+        won = []
+        for k in range(20):
+            start.wait(30)
+            try:
+                storage.write_bytes(str(tmp_path / str(k)), content, if_absent=True)
+            except TakenError:
+                continue
+            won.append(k)
+        answers.put((content, won))
+
+    writers = [context.Process(target=publish, args=(name.encode(),)) for name in "abcd"]
+    for writer in writers:
+        writer.start()
+    won = dict(answers.get(timeout=60) for _ in writers)
+    for writer in writers:
+        writer.join(30)
+    assert sorted(k for numbers in won.values() for k in numbers) == list(range(20))
+    for content, numbers in won.items():
+        assert all((tmp_path / str(k)).read_bytes() == content for k in numbers)
+
+
+@pytest.mark.parametrize(("size", "said"), [(4, "must have 4 bytes, got 3"), (2, "must have 2 bytes, got 3")])
+def test_filling_refuses_another_size(tmp_path: Path, size: int, said: str):
+    (tmp_path / "a").write_bytes(b"abc")
+    target = tmp_path / "b"
+    target.write_bytes(bytes(10))
+    storage.fill(target, str(tmp_path / "a"), size_bytes=3)
+    assert target.read_bytes() == b"abc"
+    with pytest.raises(StorageError, match=said):
+        storage.fill(target, str(tmp_path / "a"), size_bytes=size)
+
+
 def test_download_refuses_other_content(tmp_path: Path):
     (tmp_path / "a").write_bytes(b"a")
     with pytest.raises(StorageError, match=r"must have sha256 0000.*cut or altered"):
@@ -138,5 +188,31 @@ def test_no_credentials_and_no_server_are_told_apart(monkeypatch: pytest.MonkeyP
         storage.read_bytes("s3://bucket/key")
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "a")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "b")
-    with pytest.raises(StorageError, match=r"http://127\.0\.0\.1:1 cannot be reached for s3://bucket/key"):
+    monkeypatch.setattr(storage, "_WAIT_S", 0.001)
+    said = r"http://127\.0\.0\.1:1 cannot be reached for s3://bucket/key, tried 6 times: .*Check AWS_ENDPOINT_URL"
+    with pytest.raises(StorageError, match=said):
         storage.write_bytes("s3://bucket/key", b"")
+
+
+def test_endpoint_profile_and_tries_come_from_the_configuration_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(name)
+    (tmp_path / "config").write_text(
+        "[profile lab]\nregion = eu-west-1\nendpoint_url = http://127.0.0.1:2\nmax_attempts = 3\n"
+        "aws_access_key_id = a\naws_secret_access_key = b\ns3 =\n  addressing_style = path\n"
+    )
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
+    monkeypatch.setenv("AWS_PROFILE", "lab")
+    monkeypatch.setattr(storage, "_WAIT_S", 0.001)
+    said = r"http://127\.0\.0\.1:2 cannot be reached for s3://bucket/key, tried 3 times: .*http://127\.0\.0\.1:2/bucket/key"
+    with pytest.raises(StorageError, match=said):
+        storage.read_bytes("s3://bucket/key")
+    monkeypatch.setenv("AWS_PROFILE", "none")
+    with pytest.raises(StorageError, match=r"no usable credentials for s3://bucket/key: .*none.*AWS_PROFILE"):
+        storage.read_bytes("s3://bucket/key")
+
+
+def test_waits_grow_and_end():
+    waits = [storage._pause_s(0.2, attempt) for attempt in range(1, 30)]
+    assert all(0.1 * 2**k <= wait <= 0.2 * 2**k for k, wait in enumerate(waits[:6]))
+    assert max(waits) <= storage._LONGEST_WAIT_S

@@ -1,0 +1,208 @@
+"""An HTTP proxy that spoils what passes: it stands before a real S3 server and injects faults from a seeded plan.
+
+It hands on the `Host` it was called by, so the signatures of its clients hold. What happens to the n-th try of a
+request follows from the seed, the request and n alone, in whatever order requests come; and at most `most_in_a_row`
+tries of one request in a row are spoilt, so a client that tries once more than that gets through.
+"""
+
+import contextlib
+import http.client
+import random
+import socket
+import socketserver
+import struct
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler
+from urllib.parse import parse_qsl, urlsplit
+
+REFUSALS = {
+    "500": (500, "InternalError", "We encountered an internal error. Please try again."),
+    "503": (503, "SlowDown", "Please reduce your request rate."),
+    "403": (403, "AccessDenied", "Access Denied"),
+}
+# Before it reaches the server · after it did, with the answer lost · on the way back.
+KINDS = (*REFUSALS, "reset", "lost", "cut", "stalled", "slow", "wrong bytes", "replaced")
+PIECES = 8
+HOP_BY_HOP = ("connection", "keep-alive", "transfer-encoding", "expect")
+
+
+@dataclass
+class Plan:
+    """Which try of which request meets which fault.
+
+    Attributes
+    ----------
+    share
+        Kind -> share of the tries that meet it; a kind that does not fit a request leaves it alone.
+    stall_s
+        How long a stalled answer stalls: beyond the client's time-out.
+    replaced
+        Gives, for the path of an object, a block in which the object is another one.
+    """
+
+    seed: int
+    share: Mapping[str, float]
+    most_in_a_row: int = 3
+    stall_s: float = 10.0
+    slow_s: float = 0.1
+    replaced: Callable[[str], AbstractContextManager[None]] = lambda path: nullcontext()
+    injected: Counter[str] = field(default_factory=Counter)
+    passed: int = 0
+    _tries: Counter[str] = field(default_factory=Counter)
+    _row: Counter[str] = field(default_factory=Counter)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def __post_init__(self) -> None:
+        unknown = set(self.share) - set(KINDS)
+        if unknown:
+            raise ValueError(f"a fault must be one of {KINDS}, got {sorted(unknown)}")
+
+    def next(self, method: str, path: str, headers: Mapping[str, str]) -> str | None:
+        """Return the fault of this try, None for none, and count it."""
+        parts = urlsplit(path)
+        # An upload's id is by chance; all else of a request is the same in every run.
+        query = sorted(item for item in parse_qsl(parts.query, keep_blank_values=True) if item[0] != "uploadId")
+        request = f"{method} {parts.path} {query} {headers.get('Range', '')}"
+        of_object = method == "GET" and not query
+        fits = {"cut": method == "GET", "wrong bytes": of_object, "replaced": of_object and "If-Match" in headers}
+        with self._lock:
+            self._tries[request] += 1
+            drawn = random.Random(f"{self.seed} {request} {self._tries[request]}").random()
+            kind = None
+            for name, share in self.share.items():
+                drawn -= share
+                if drawn < 0:
+                    kind = name
+                    break
+            if kind is None or not fits.get(kind, True) or self._row[request] >= self.most_in_a_row:
+                self._row[request] = 0
+                self.passed += 1
+                return None
+            self._row[request] += 1
+            self.injected[kind] += 1
+            return kind
+
+
+class _Server(socketserver.ThreadingTCPServer):
+    daemon_threads = True
+    allow_reuse_address = True
+    request_queue_size = 128
+
+    def __init__(self, upstream: str, plan: Plan) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.upstream = urlsplit(upstream).netloc
+        self.plan = plan
+        self.ended = threading.Event()
+
+    def shutdown_request(self, request: socket.socket) -> None:
+        # A shutdown would say good-bye before a reset.
+        request.close()
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        pass  # a client that gave up
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
+    server: _Server
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+    def handle_request(self) -> None:
+        plan = self.server.plan
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        kind = plan.next(self.command, self.path, self.headers)
+        if kind in REFUSALS:
+            self._refuse(*REFUSALS[kind])
+            return
+        if kind == "reset":
+            self._reset()
+            return
+        with plan.replaced(self.path) if kind == "replaced" else nullcontext():
+            status, headers, content = self._forward(body)
+        if kind == "lost":
+            self._reset()
+        else:
+            self._answer(kind, status, headers, content)
+
+    do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = handle_request
+
+    def _forward(self, body: bytes) -> tuple[int, list[tuple[str, str]], bytes]:
+        connection = http.client.HTTPConnection(self.server.upstream, timeout=60)
+        try:
+            connection.putrequest(self.command, self.path, skip_host=True, skip_accept_encoding=True)
+            for name, value in self.headers.items():
+                if name.lower() not in HOP_BY_HOP:
+                    connection.putheader(name, value)
+            connection.endheaders(body or None)
+            answer = connection.getresponse()
+            content = answer.read()
+        finally:
+            connection.close()
+        headers = [(name, value) for name, value in answer.getheaders() if name.lower() not in HOP_BY_HOP]
+        if "content-length" not in (name.lower() for name, _ in headers):
+            headers.append(("Content-Length", str(len(content))))
+        return answer.status, headers, content
+
+    def _answer(self, kind: str | None, status: int, headers: list[tuple[str, str]], content: bytes) -> None:
+        plan = self.server.plan
+        if kind == "wrong bytes" and content and status < 300:
+            middle = len(content) // 2
+            content = content[:middle] + bytes([content[middle] ^ 0xFF]) + content[middle + 1 :]
+        if kind == "slow" and not content:
+            self.server.ended.wait(plan.slow_s)
+        if kind == "stalled" and not content:
+            self.server.ended.wait(plan.stall_s)
+            self.close_connection = True
+            return
+        self.send_response_only(status)
+        for name, value in headers:
+            self.send_header(name, value)
+        self.end_headers()
+        if kind in ("cut", "stalled"):
+            self.wfile.write(content[: len(content) // 2])
+            if kind == "stalled":
+                self.server.ended.wait(plan.stall_s)
+            self.close_connection = True
+        elif kind == "slow":
+            step = -(-len(content) // PIECES) or 1
+            for start in range(0, len(content), step):
+                self.wfile.write(content[start : start + step])
+                self.server.ended.wait(plan.slow_s / PIECES)
+        else:
+            self.wfile.write(content)
+
+    def _refuse(self, status: int, code: str, message: str) -> None:
+        content = f"<?xml version='1.0'?><Error><Code>{code}</Code><Message>{message}</Message></Error>".encode()
+        self.send_response_only(status)
+        self.send_header("Content-Type", "application/xml")
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(content)
+
+    def _reset(self) -> None:
+        self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.close_connection = True
+
+
+@contextmanager
+def proxied(upstream: str, plan: Plan) -> Iterator[str]:
+    """Serve between clients and `upstream`; gives the endpoint clients are to be told."""
+    server = _Server(upstream, plan)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_address[1]}"
+    finally:
+        server.ended.set()
+        server.shutdown()
+        with contextlib.suppress(OSError):
+            server.server_close()
+        thread.join(10)
