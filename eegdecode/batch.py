@@ -6,7 +6,8 @@ Shape letters: B batch, C chan, T time, D embedding, P picture.
 import hashlib
 import json
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any, Literal, Self
 
 import torch
@@ -14,7 +15,8 @@ from pydantic import model_validator
 
 from eegdecode.config import Section
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+"""2: targets are sets of their own, and folds are made when a set is opened."""
 
 
 @dataclass(frozen=True)
@@ -24,30 +26,44 @@ class TrialBatch:
     Attributes
     ----------
     eeg_uv_BCT
-        Float32, microvolt.
+        In the manifest's unit (microvolt, unless it says otherwise). Float16 as stored: it is widened on the device
+        that computes, which halves what travels there; float32 where repetitions were averaged.
     target_BD
-        Float32, one target per trial as the tower made it (not normalised).
+        Float32, the main target of each trial as the tower made it (not normalised).
     trial_B, picture_B
-        Int64: row in the trial table, row in the picture set. Equal pictures are positives of each other.
+        Int64: row in the trial table (the first that was averaged), row in the picture set. Equal pictures are
+        positives of each other.
+    pass_B
+        Int64: which pass over the data a trial belongs to.
+    also
+        Further targets by name, as `targets.also` names them.
     """
 
     eeg_uv_BCT: torch.Tensor
     target_BD: torch.Tensor
     trial_B: torch.Tensor
     picture_B: torch.Tensor
+    pass_B: torch.Tensor
+    also: Mapping[str, torch.Tensor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         n = self.eeg_uv_BCT.shape[0]
-        if self.eeg_uv_BCT.ndim != 3 or not (len(self.target_BD) == len(self.trial_B) == len(self.picture_B) == n):
+        others = (self.target_BD, self.trial_B, self.picture_B, self.pass_B, *self.also.values())
+        if self.eeg_uv_BCT.ndim != 3 or any(len(other) != n for other in others):
             raise ValueError(
-                "A batch needs eeg (B, C, T) and one target, trial and picture for each, got "
-                f"{tuple(self.eeg_uv_BCT.shape)}, {len(self.target_BD)}, {len(self.trial_B)}, {len(self.picture_B)}."
+                "A batch needs eeg (B, C, T) and one target, trial, picture and pass for each, got "
+                f"{tuple(self.eeg_uv_BCT.shape)} and {[len(other) for other in others]}."
             )
 
     def to(self, device: torch.device | str) -> "TrialBatch":
         """Return the batch on another device."""
         return TrialBatch(
-            self.eeg_uv_BCT.to(device), self.target_BD.to(device), self.trial_B.to(device), self.picture_B.to(device)
+            self.eeg_uv_BCT.to(device, non_blocking=True),
+            self.target_BD.to(device, non_blocking=True),
+            self.trial_B.to(device, non_blocking=True),
+            self.picture_B.to(device, non_blocking=True),
+            self.pass_B.to(device, non_blocking=True),
+            {name: target.to(device, non_blocking=True) for name, target in self.also.items()},
         )
 
 
@@ -55,7 +71,7 @@ class Fold(Section):
     """One train/val/test division of whole groups. Overlap is refused."""
 
     name: str
-    by: Literal["concept", "run", "subject"]
+    by: Literal["concept", "picture", "run", "subject"]
     """Column of the trial table the groups are values of (`run` means subject_session_run)."""
     train: tuple[str, ...]
     val: tuple[str, ...]
@@ -138,33 +154,12 @@ class SourceFact(Section):
     """Whether the very picture of a trial is known, or only its class."""
 
 
-class Manifest(Section):
-    """The signed table of contents of a shard set; published last."""
+class Signed(Section):
+    """A table of contents with the digest of itself."""
 
-    schema_version: int = SCHEMA_VERSION
-    source: SourceFact
-    unit: Literal["uV"] = "uV"
-    sfreq_hz: float
-    tmin_s: float
-    n_times: int
-    channels: tuple[str, ...]
-    target: TargetFact
-    trials: tuple[ShardFact, ...]
-    pictures: tuple[ShardFact, ...]
-    table: FileFact
-    """Parquet, one row a trial: trial, key, recording, subject, session, run, position, event, picture, picture_row,
-    concept, repetition."""
-    folds: tuple[Fold, ...]
-    n_trials: int
-    n_pictures: int
-    dropped: tuple[Dropped, ...] = ()
-    findings: tuple[str, ...] = ()
-    """What the reader found and decided: duplicate recordings left out, runs with one marker."""
-    config_digest: str
-    """Experiment.digest('data', 'targets', 'protocol') of the run that prepared the set."""
     digest: str = ""
 
-    def sealed(self) -> "Manifest":
+    def sealed(self) -> Self:
         """Return the manifest with its digest filled in."""
         return self.model_copy(update={"digest": self._hash()})
 
@@ -179,3 +174,47 @@ class Manifest(Section):
                 f"manifest digest must be that of its content, got {self.digest[:12]} for content {self._hash()[:12]}: "
                 "the manifest was altered or cut. Prepare the set again."
             )
+
+
+class Manifest(Signed):
+    """The signed table of contents of a shard set of trials and pictures; published last."""
+
+    schema_version: int = SCHEMA_VERSION
+    source: SourceFact
+    unit: Literal["uV", "whitened", "scaled"] = "uV"
+    sfreq_hz: float
+    tmin_s: float
+    n_times: int
+    channels: tuple[str, ...]
+    trials: tuple[ShardFact, ...]
+    pictures: tuple[ShardFact, ...]
+    table: FileFact
+    """Parquet, one row a trial: trial, key, recording, subject, session, run, position, event, picture, picture_row,
+    concept, partition, repetition."""
+    n_trials: int
+    n_pictures: int
+    dropped: tuple[Dropped, ...] = ()
+    findings: tuple[str, ...] = ()
+    """What the reader found and decided: duplicate recordings left out, runs with one marker."""
+    config_digest: str
+    """Experiment.digest('data') of the run that prepared the set."""
+    source_digest: str = ""
+    """Of the recordings and pictures that the source named: they may change under one configuration."""
+
+    @property
+    def pictures_digest(self) -> str:
+        """Digest of the pictures, their order and their content: what a target set is tied to."""
+        return hashlib.sha256("".join(shard.tar.sha256 for shard in self.pictures).encode()).hexdigest()
+
+
+class TargetManifest(Signed):
+    """The signed table of contents of one tower's targets for the pictures of shard sets; published last."""
+
+    schema_version: int = SCHEMA_VERSION
+    spec: str
+    """As `targets.tower` gave it."""
+    target: TargetFact
+    pictures_digest: str
+    """`Manifest.pictures_digest` of the pictures that were embedded."""
+    shards: tuple[ShardFact, ...]
+    n_pictures: int

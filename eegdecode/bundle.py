@@ -21,13 +21,15 @@ from eegdecode.config import Experiment, Section
 from eegdecode.diffusion.drawer import Drawer
 from eegdecode.models.decoder import Decoder, build_decoder
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 
 class BundleFact(Section):
     """What must be known to use the weights, and where they come from."""
 
     manifest_digest: str
+    targets_digest: str
+    """Of the shard set and the target set it was trained on."""
     fold: Fold
     channels: tuple[str, ...]
     sfreq_hz: float

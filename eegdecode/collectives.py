@@ -28,6 +28,11 @@ def world_size() -> int:
     return dist.get_world_size() if _initialised() else 1
 
 
+def local_world_size() -> int:
+    """Return the number of processes of this run on this node, as its launcher says."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+
+
 def gather(x_BD: torch.Tensor) -> torch.Tensor:
     """Return the rows of all ranks in rank order (G, D), with exact gradient.
 

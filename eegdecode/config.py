@@ -139,11 +139,25 @@ class Data(Section):
     trials_per_shard: int = Field(2000, ge=1)
 
 
+class Stream(Section):
+    """In which order and how trials are read for training."""
+
+    partitions: int = Field(8, ge=1)
+    """Equal parts of the trials, each read by one worker alone, so that a node needs its own shards only. The order
+    depends on them and not on the workers, whose number divides them."""
+    shuffle_shards: int = Field(0, ge=0)
+    """Shards among which a partition's trials are mixed at a time, for sets larger than a node's cache; 0: all."""
+    average: int = Field(1, ge=0)
+    """Repetitions of a picture in a subject that are averaged to one training sample, drawn anew each pass; 0: all."""
+
+
 class Targets(Section):
     """What the EEG is asked to predict for a picture."""
 
     tower: str = "gabor"
     """`kind(option=value; ...):model@layers#views`, such as `gabor`; see `eegdecode.targets.open_tower`."""
+    also: dict[str, str] = Field(default_factory=dict)
+    """Further targets by the name that losses call them: name -> tower."""
     project: int = Field(0, ge=0)
     """Length of a linear map of the target that is learnt with the decoder (NeuroBridge's image projector); 0: none."""
     centre: bool = True
@@ -249,8 +263,9 @@ class Schedule(Section):
 class Protocol(Section):
     """Everything that decides what a score means; copied into every bundle and report."""
 
-    split_by: Literal["concept", "run", "subject"] = "concept"
-    """`concept`: the source's own test concepts; `run`, `subject`: leave one out."""
+    split_by: Literal["concept", "picture", "run", "subject"] = "concept"
+    """`concept`: the source's own test concepts; `picture`: its own test pictures, of concepts that are trained on too;
+    `run`, `subject`: leave one out."""
     also_split_by: tuple[Literal["run", "subject"], ...] = ()
     """Further divisions of the same trials, each trained and scored on its own folds."""
     n_val: int = Field(40, ge=0)
@@ -324,8 +339,19 @@ class Compute(Section):
     """Folder or s3:// prefix under which shards, checkpoints, bundles and reports are written."""
     cache_dir: str = ""
     """Local folder for shards fetched from object storage; a temporary one if empty."""
+    cache_gb: float | None = Field(None, gt=0)
+    """What the copies there may take together, in 10^9 bytes; as much as the disk has if None."""
+    residency: Literal["auto", "disk", "ram", "device"] = "auto"
+    """Where training trials are gathered from: shards mapped on disk, this worker's trials copied to its memory or to
+    its device once; `auto` is `device` on a GPU that has room, else `disk`."""
     tracking_uri: str = ""
     """MLflow server; nothing is logged if empty."""
+
+
+def _divisors_beside(n: int, wanted: int) -> str:
+    divisors = [d for d in range(1, n + 1) if n % d == 0]
+    beside = {max((d for d in divisors if d < wanted), default=1), min((d for d in divisors if d > wanted), default=n)}
+    return ", ".join(map(str, sorted(beside)))
 
 
 class Experiment(Section):
@@ -333,6 +359,7 @@ class Experiment(Section):
 
     recipe: str
     data: Data = Data()
+    stream: Stream = Stream()
     targets: Targets = Targets()
     encoder: Encoder = Encoder()
     loss: Loss = Loss()
@@ -353,12 +380,17 @@ class Experiment(Section):
 
     @model_validator(mode="after")
     def _batch_divides(self) -> Self:
-        batch, workers = self.loss.contrastive_batch, self.compute.workers
-        if batch % workers:
-            low = batch - batch % workers
+        batch, parts, workers = self.loss.contrastive_batch, self.stream.partitions, self.compute.workers
+        if batch % parts:
+            low = batch - batch % parts
             raise ValueError(
-                f"loss.contrastive_batch must be a multiple of compute.workers, got {batch} over {workers}. "
-                f"Nearest valid values: {low}, {low + workers}."
+                f"loss.contrastive_batch must be a multiple of stream.partitions, got {batch} over {parts}. "
+                f"Nearest valid values: {low or parts}, {low + parts}."
+            )
+        if parts % workers:
+            raise ValueError(
+                f"stream.partitions must be a multiple of compute.workers, got {parts} over {workers}. Nearest valid "
+                f"numbers of workers: {_divisors_beside(parts, workers)}; the partitions belong to the science of a run."
             )
         return self
 

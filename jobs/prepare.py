@@ -1,17 +1,22 @@
-"""Recordings to a published shard set.
+"""Recordings to a published shard set with its targets; --dry-run says what is found and what will be written.
 
 ray job submit --working-dir . -- python jobs/prepare.py --recipe demo
 """
 
 import ray
 
-from eegdecode.recipes import from_command_line
-from eegdecode.runtime.prepare import prepare
+from eegdecode.recipes import parser, resolve
+from eegdecode.runtime.prepare import prepare, survey
 
 
 def main() -> None:
     """Parse, connect, prepare."""
-    experiment = from_command_line(__doc__)
+    arguments = parser(__doc__).parse_args()
+    dry_run, arguments.dry_run = arguments.dry_run, False
+    experiment = resolve(arguments)
+    if dry_run:
+        print(experiment.model_dump_json(indent=2), survey(experiment), sep="\n")
+        return
     ray.init()
     prepare(experiment)
 

@@ -1,4 +1,4 @@
-"""Trials and pictures to WebDataset tars, each with an index, and the manifest that makes them one set.
+"""Trials, pictures and targets to WebDataset tars, each with an index, and the manifest that makes them one set.
 
 The same input gives the same bytes. A published set is never changed: other content needs another place.
 """
@@ -8,7 +8,8 @@ import io
 import json
 import re
 import tarfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -16,37 +17,49 @@ import pandas as pd
 from PIL import Image
 
 from eegdecode import storage
-from eegdecode.batch import FileFact, Manifest, ShardFact
+from eegdecode.batch import FileFact, Manifest, ShardFact, TargetManifest
 from eegdecode.data.shardset import (
     MANIFEST_NAME,
     TABLE_NAME,
     ShardSet,
+    SignedT,
     open_shards,
     picture_key,
     read_manifest,
+    read_signed,
     test_trials,
 )
 from eegdecode.data.tarindex import BLOCK_BYTES, TarIndex, index_tar
 
-__all__ = ["ShardSet", "open_shards", "publish", "test_trials", "write_picture_shard", "write_trial_shard"]
+__all__ = [
+    "PackedPicture",
+    "ShardSet",
+    "open_shards",
+    "publish",
+    "publish_targets",
+    "test_trials",
+    "write_picture_shard",
+    "write_target_shard",
+    "write_trial_shard",
+]
 
 TABLE_COLUMNS = (
     "trial", "key", "recording", "subject", "session", "run", "position", "picture", "picture_row", "concept",
-    "repetition",
+    "partition", "repetition",
 )  # fmt: skip
 _KEY = re.compile(r"[A-Za-z0-9_-]{1,80}")
 _NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*")
 
 
-def write_trial_shard(
-    uri: str, name: str, eeg_uv_NCT: np.ndarray, target_ND: np.ndarray, table: pd.DataFrame
-) -> ShardFact:
-    """Write trials as ``<key>.eeg.npy`` (float16, µV), ``.target.npy`` (float32) and ``.json`` (the table's row).
+def write_trial_shard(uri: str, name: str, eeg_uv_NCT: np.ndarray, table: pd.DataFrame) -> ShardFact:
+    """Write trials as ``<key>.eeg.npy`` (float16) and ``<key>.json`` (the table's row, which names the picture).
 
     Parameters
     ----------
     uri, name
         Folder or prefix of the set, and the shard's name in it without an ending.
+    eeg_uv_NCT
+        In the unit that the manifest will say.
     table
         One row a trial with at least ``key``: letters, digits, ``-`` and ``_``, unique in the set.
 
@@ -56,10 +69,10 @@ def write_trial_shard(
         If a key is doubled or cannot be a file's name, or a trial holds NaN or a value that float16 cannot hold.
     """
     n = len(table)
-    if eeg_uv_NCT.ndim != 3 or target_ND.ndim != 2 or not len(eeg_uv_NCT) == len(target_ND) == n or n == 0:
+    if eeg_uv_NCT.ndim != 3 or len(eeg_uv_NCT) != n or n == 0:
         raise ValueError(
-            f"shard '{name}' needs trials (N, C, T), targets (N, D) and N table rows with N of at least 1, got "
-            f"{eeg_uv_NCT.shape}, {target_ND.shape} and {n} rows."
+            f"shard '{name}' needs trials (N, C, T) and N table rows with N of at least 1, got {eeg_uv_NCT.shape} "
+            f"and {n} rows."
         )
     if "key" not in table.columns:
         raise ValueError(f"shard '{name}' needs a table with the column 'key', got {list(table.columns)}.")
@@ -68,41 +81,66 @@ def write_trial_shard(
     rows = table.to_dict("records")
 
     def samples() -> Iterator[tuple[str, list[tuple[str, bytes]]]]:
-        for key, eeg_uv_CT, target_D, row in zip(keys, eeg_uv_NCT, target_ND, rows, strict=True):
-            parts = [("eeg.npy", _npy(_half(key, eeg_uv_CT))), ("target.npy", _npy(_single(key, target_D)))]
-            yield key, [*parts, ("json", _json(row))]
+        for key, eeg_uv_CT, row in zip(keys, eeg_uv_NCT, rows, strict=True):
+            yield key, [("eeg.npy", _npy(_half(key, eeg_uv_CT))), ("json", _json(row))]
 
-    return _write_shard(uri, name, samples())
+    return _write_shard(uri, name, samples(), _read_facts)
 
 
-def write_picture_shard(
-    uri: str, name: str, pictures: Sequence[tuple[str, str, Image.Image]], target_PD: np.ndarray
-) -> ShardFact:
-    """Write pictures as ``<key>.png`` (RGB), ``.target.npy`` (float32) and ``.json`` (``picture`` and ``concept``).
+@dataclass(frozen=True)
+class PackedPicture:
+    """A picture as it is stored; `image_of` names the class it is one image of, where only the class is known."""
 
-    Parameters
-    ----------
-    pictures
-        Id, concept and image of each. The key is made from the id, which may hold any character.
+    picture: str
+    concept: str
+    image: Image.Image
+    image_of: str = ""
+
+
+def write_picture_shard(uri: str, name: str, pictures: Sequence[PackedPicture]) -> ShardFact:
+    """Write pictures as ``<key>.png`` (RGB) and ``<key>.json`` (``picture``, ``concept``, perhaps ``image_of``).
+
+    The key is made from the id, which may hold any character.
 
     Raises
     ------
     ValueError
         If an id is doubled, or a picture does not decode.
     """
+    if not pictures:
+        raise ValueError(f"shard '{name}' needs at least one picture, got none.")
+    _check_keys(name, [picture_key(packed.picture) for packed in pictures])
+
+    def samples() -> Iterator[tuple[str, list[tuple[str, bytes]]]]:
+        for packed in pictures:
+            row = {"picture": packed.picture, "concept": packed.concept}
+            row |= {"image_of": packed.image_of} if packed.image_of else {}
+            png = _png(packed.picture, packed.image)
+            yield picture_key(packed.picture), [("png", png), ("json", _json(row))]
+
+    return _write_shard(uri, name, samples(), _read_facts)
+
+
+def write_target_shard(uri: str, name: str, pictures: Sequence[str], target_PD: np.ndarray) -> ShardFact:
+    """Write the targets of pictures as ``<key>.target.npy`` (float32), keyed as the pictures are.
+
+    Raises
+    ------
+    ValueError
+        If an id is doubled, or a target is not finite.
+    """
     if target_PD.ndim != 2 or len(target_PD) != len(pictures) or not pictures:
         raise ValueError(
             f"shard '{name}' needs a target (P, D) for each picture, got {target_PD.shape}, {len(pictures)}."
         )
-    _check_keys(name, [picture_key(picture) for picture, _, _ in pictures])
+    keys = [picture_key(picture) for picture in pictures]
+    _check_keys(name, keys)
 
     def samples() -> Iterator[tuple[str, list[tuple[str, bytes]]]]:
-        for (picture, concept, image), target_D in zip(pictures, target_PD, strict=True):
-            row = {"picture": picture, "concept": concept}
-            target = _npy(_single(picture, target_D))
-            yield picture_key(picture), [("png", _png(picture, image)), ("target.npy", target), ("json", _json(row))]
+        for key, picture, target_D in zip(keys, pictures, target_PD, strict=True):
+            yield key, [("target.npy", _npy(_single(picture, target_D)))]
 
-    return _write_shard(uri, name, samples())
+    return _write_shard(uri, name, samples(), _read_target_facts)
 
 
 def publish(uri: str, manifest: Manifest, table: pd.DataFrame) -> Manifest:
@@ -128,18 +166,58 @@ def publish(uri: str, manifest: Manifest, table: pd.DataFrame) -> Manifest:
     data = content.getvalue()
     fact = FileFact(name=TABLE_NAME, size_bytes=len(data), sha256=hashlib.sha256(data).hexdigest())
     sealed = manifest.model_copy(update={"table": fact}).sealed()
-    if storage.exists(storage.join(uri, MANIFEST_NAME)):
-        there = read_manifest(uri)
+    if not storage.exists(storage.join(uri, MANIFEST_NAME)):
+        storage.write_bytes(storage.join(uri, TABLE_NAME), data)
+    return _publish(uri, sealed)
+
+
+def publish_targets(uri: str, manifest: TargetManifest, pictures: Manifest) -> TargetManifest:
+    """Check that targets are those of a set's pictures, in order, and write their manifest.
+
+    Raises
+    ------
+    ValueError
+        If a shard is missing, or other targets are already published here.
+    """
+    if manifest.pictures_digest != pictures.pictures_digest:
+        raise ValueError(f"{uri}: these targets are those of other pictures than the set's. Embed its pictures.")
+    counts = [shard.n_samples for shard in manifest.shards], [shard.n_samples for shard in pictures.pictures]
+    if counts[0] != counts[1] or manifest.n_pictures != pictures.n_pictures:
+        raise ValueError(f"{uri}: targets must be one shard for each shard of pictures {counts[1]}, got {counts[0]}.")
+    for shard in manifest.shards:
+        _published_index(uri, shard)
+    return _publish(uri, manifest.sealed())
+
+
+def _publish(uri: str, sealed: SignedT) -> SignedT:
+    """Write a manifest unless one is there, which must then be the same."""
+    content = (sealed.model_dump_json(indent=1) + "\n").encode()
+    try:
+        storage.write_bytes(storage.join(uri, MANIFEST_NAME), content, if_absent=True)
+    except storage.TakenError:
+        there = read_signed(uri, type(sealed))
         if there.digest != sealed.digest:
-            raise ValueError(_published(uri, there.digest))
-        return sealed
-    storage.write_bytes(storage.join(uri, TABLE_NAME), data)
-    storage.write_bytes(storage.join(uri, MANIFEST_NAME), (sealed.model_dump_json(indent=1) + "\n").encode())
+            raise ValueError(_published(uri, there.digest)) from None
     return sealed
 
 
-def _write_shard(uri: str, name: str, samples: Iterable[tuple[str, list[tuple[str, bytes]]]]) -> ShardFact:
-    """Write tar and index; nothing is left at ``uri`` if a sample is refused."""
+def _read_facts(uri: str) -> tuple[str, tuple[ShardFact, ...]]:
+    manifest = read_manifest(uri)
+    return manifest.digest, (*manifest.trials, *manifest.pictures)
+
+
+def _read_target_facts(uri: str) -> tuple[str, tuple[ShardFact, ...]]:
+    manifest = read_signed(uri, TargetManifest)
+    return manifest.digest, manifest.shards
+
+
+def _write_shard(
+    uri: str,
+    name: str,
+    samples: Iterable[tuple[str, list[tuple[str, bytes]]]],
+    published: Callable[[str], tuple[str, tuple[ShardFact, ...]]],
+) -> ShardFact:
+    """Write tar and index; nothing is left at ``uri`` if a sample is refused, or another set is published there."""
     if not _NAME.fullmatch(name):
         raise ValueError(f"a shard's name must be letters, digits, '.', '-' and '_', got '{name}'.")
     tar_uri, index_uri = storage.join(uri, f"{name}.tar"), storage.join(uri, f"{name}.index.npz")
@@ -154,9 +232,9 @@ def _write_shard(uri: str, name: str, samples: Iterable[tuple[str, list[tuple[st
         )
         fact = ShardFact(tar=tar, index=index_file, n_samples=len(index.keys))
         if storage.exists(storage.join(uri, MANIFEST_NAME)):
-            there = read_manifest(uri)
-            if fact not in (*there.trials, *there.pictures):
-                raise ValueError(_published(uri, there.digest))
+            digest, facts = published(uri)
+            if fact not in facts:
+                raise ValueError(_published(uri, digest))
     storage.write_bytes(index_uri, content)
     return fact
 

@@ -1,38 +1,40 @@
 """A published shard set, opened: checked, fetched if it is in an object store, mapped, and gathered without parsing.
 
-Shape letters: B batch, C chan, T time, D embedding, P picture, N samples of a shard.
+Shape letters: B batch, C chan, T time, D embedding, P picture, N samples of a shard, S shard.
 """
 
-import fcntl
 import hashlib
 import io
 import json
-import os
 import re
-import tempfile
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+import threading
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import pandas as pd
 from PIL import Image
+from pyarrow import parquet
 from pydantic import ValidationError
 
 from eegdecode import storage
-from eegdecode.batch import SCHEMA_VERSION, FileFact, Fold, Manifest, ShardFact
-from eegdecode.data.splits import part_of
+from eegdecode.batch import SCHEMA_VERSION, FileFact, Fold, Manifest, ShardFact, Signed, TargetManifest
+from eegdecode.config import Protocol
+from eegdecode.data.cache import Cache, CacheFullError, Lease, folder_for
+from eegdecode.data.splits import COLUMNS, TEST, TRAIN, VAL, columns_of, make_folds, part_of
 from eegdecode.data.tarindex import BLOCK_BYTES, TarIndex
 
+SignedT = TypeVar("SignedT", bound=Signed)
 MANIFEST_NAME = "manifest.json"
 TABLE_NAME = "table.parquet"
 
-_PARTS = {"train": 0, "val": 1}
-_TEST = 2
-_THREADS = 4
+_PARTS = {"train": TRAIN, "val": VAL}
+_ROWS = 1 << 18
+"""Rows of the table that are read at a time."""
 
 
 def picture_key(picture: str) -> str:
@@ -51,11 +53,16 @@ def read_manifest(uri: str) -> Manifest:
     ValueError
         If nothing is published there, or the manifest is of another schema, or was altered.
     """
+    return read_signed(uri, Manifest)
+
+
+def read_signed(uri: str, kind: type[SignedT]) -> SignedT:
+    """Return a published manifest of some kind; see `read_manifest` for what is raised."""
     where = storage.join(uri, MANIFEST_NAME)
     try:
         content = storage.read_bytes(where)
     except storage.MissingError as error:
-        raise ValueError(f"no shard set is published at {uri}: {error} Prepare it first.") from error
+        raise ValueError(f"no {_KINDS[kind]} is published at {uri}: {error} Prepare it first.") from error
     try:
         tree = json.loads(content)
     except ValueError as error:
@@ -67,99 +74,317 @@ def read_manifest(uri: str) -> Manifest:
             "Prepare the set again, or use that release."
         )
     try:
-        manifest = Manifest.model_validate(tree)
+        manifest = kind.model_validate(tree)
     except ValidationError as error:
         raise ValueError(f"{where} was altered: {error}") from error
     try:
         manifest.check()
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from error
-    for fact in _files(manifest):
-        if not re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*", fact.name):
-            raise ValueError(f"{where}: a file of the set must be a plain name, got '{fact.name}'.")
+    for name in _names(tree):
+        if not re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*", name):
+            raise ValueError(f"{where}: a file of the set must be a plain name, got '{name}'.")
     return manifest
 
 
-def open_shards(uri: str, cache_dir: str | None = None, verify: bool = True) -> "ShardSet":
-    """Open a published set; objects are first copied whole to a local folder that all processes of a node share.
+_KINDS: dict[type, str] = {Manifest: "shard set", TargetManifest: "target set"}
+
+
+def _names(tree: dict[str, Any]) -> Iterator[str]:
+    """Yield the names of all files a manifest lists."""
+    for group in ("trials", "pictures", "shards"):
+        for shard in tree.get(group, ()):
+            yield from (shard[kind]["name"] for kind in ("tar", "index"))
+    if "table" in tree:
+        yield tree["table"]["name"]
+
+
+def open_shards(
+    uri: str,
+    cache_dir: str | None = None,
+    verify: bool = True,
+    targets: Mapping[str, str] | None = None,
+    protocol: Protocol | None = None,
+    cache_bytes: int | None = None,
+) -> "ShardSet":
+    """Open a published set: manifest and table now, each shard when it is first needed.
 
     Parameters
     ----------
-    cache_dir
-        Where copies go, under the set's digest; a folder of this user among the temporary files if None or empty.
-        Not used for a set that is local.
+    cache_dir, cache_bytes
+        Where whole objects are copied to, by all processes of a node together, and what the copies may take; a folder
+        of this user among the temporary files if None or empty, and no limit. Not used for a set that is local.
     verify
-        Whether every file is hashed now. Without it tars are only held against the manifest's sizes: for processes
-        beside one that has verified.
+        Whether a file is hashed when it is first used. Without it local tars are only held against the manifest's
+        sizes: for processes beside one that has verified. Indexes, tables and fetched copies are always checked.
+    targets
+        Name to URI of the target sets of its pictures; the main one has the name "".
+    protocol
+        How its trials are divided; see `ShardSet.folds`.
 
     Raises
     ------
     ValueError
-        If the manifest, or a file named in it, is not what was published.
+        If a manifest or the table is not what was published, or a target set is that of other pictures.
     """
-    manifest = read_manifest(uri)
-    folder = storage.local_path(uri)
-    if folder is None:
-        folder = _cache_folder(cache_dir) / manifest.digest
-    remote = uri if storage.local_path(uri) is None else None
-    with ThreadPoolExecutor(_THREADS) as pool:
-        # A list, so that the first fault is raised here.
-        list(pool.map(lambda fact: _hold(folder, fact, remote, verify), _files(manifest)))
-    return ShardSet(manifest, folder)
+    files = Files(uri, cache_dir, cache_bytes, verify)
+    shards = ShardSet(read_manifest(uri), files, protocol)
+    for name, target_uri in (targets or {}).items():
+        shards.targets[name] = open_targets(target_uri, shards.manifest, cache_dir, cache_bytes)
+    return shards
 
 
 def test_trials(shards: "ShardSet", fold: Fold) -> np.ndarray:
     """Return the trials of a fold's test part, int64; only `evaluate` and `reconstruct` call this."""
-    return np.flatnonzero(part_of(shards.table, fold) == _TEST).astype(np.int64)
+    return np.flatnonzero(shards.part_of(fold) == TEST).astype(np.int64)
 
 
-class ShardSet:
-    """Trials and pictures of an opened set.
+@dataclass(frozen=True)
+class TargetSet:
+    """One tower's targets for the pictures of a shard set.
 
     Attributes
     ----------
-    manifest, table
-        What was published; row ``t`` of the table is trial ``t``.
+    target_PD
+        Float32, one row a picture in the order of the set, as the tower made it.
     """
 
-    def __init__(self, manifest: Manifest, folder: Path) -> None:
-        self.manifest = manifest
-        self.table: pd.DataFrame = pd.read_parquet(folder / manifest.table.name, engine="pyarrow")
-        if len(self.table) != manifest.n_trials:
-            raise ValueError(
-                f"the table must have {manifest.n_trials} rows, got {len(self.table)}. Prepare the set again."
-            )
-        self._trials = [_Shard(folder, fact) for fact in manifest.trials]
-        self._pictures = [_Shard(folder, fact) for fact in manifest.pictures]
-        shape_CT = (len(manifest.channels), manifest.n_times)
-        self._eeg = [shard.windows("eeg.npy", "<f2", shape_CT) for shard in self._trials]
-        self._target = [shard.windows("target.npy", "<f4", (manifest.target.dim,)) for shard in self._trials]
-        self._eeg_block = _joined([shard.blocks("eeg.npy") for shard in self._trials])
-        self._target_block = _joined([shard.blocks("target.npy") for shard in self._trials])
-        self._start_S = np.cumsum([0, *(shard.n for shard in self._trials)])
-        if self._start_S[-1] != manifest.n_trials:
-            raise ValueError(f"the shards must hold {manifest.n_trials} trials, got {self._start_S[-1]}.")
-        self.picture_row: np.ndarray = self.table["picture_row"].to_numpy(np.int64)
+    manifest: TargetManifest
+    target_PD: np.ndarray
 
-    def gather(self, trials: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return EEG (B, C, T) float16 in µV and targets (B, D) float32 of the trials, in their order."""
+
+def open_targets(
+    uri: str, pictures: Manifest, cache_dir: str | None = None, cache_bytes: int | None = None
+) -> TargetSet:
+    """Open a published target set and hold it against the pictures it is asked for.
+
+    Raises
+    ------
+    ValueError
+        If it is not what was published, or was made for other pictures.
+    """
+    manifest = read_signed(uri, TargetManifest)
+    if (manifest.pictures_digest, manifest.n_pictures) != (pictures.pictures_digest, pictures.n_pictures):
+        raise ValueError(
+            f"{uri}: targets must be those of the set's {pictures.n_pictures} pictures "
+            f"({pictures.pictures_digest[:12]}), got {manifest.n_pictures} ({manifest.pictures_digest[:12]}): the "
+            "pictures changed since. Run jobs/targets.py again."
+        )
+    files = Files(uri, cache_dir, cache_bytes, verify=True)
+    target_PD = np.empty((manifest.n_pictures, manifest.target.dim), np.float32)
+    row = 0
+    for fact in manifest.shards:
+        shard = _Shard(files, fact)
+        shard.copy("target.npy", "<f4", (manifest.target.dim,), np.arange(shard.n), target_PD[row : row + shard.n])
+        row += shard.n
+        shard.close()
+    if row != manifest.n_pictures:
+        raise ValueError(f"{uri}: the shards must hold {manifest.n_pictures} targets, got {row}. Make them again.")
+    return TargetSet(manifest, target_PD)
+
+
+class Files:
+    """The files of one published set on this machine: where they lie, or whole copies in the node's cache."""
+
+    def __init__(self, uri: str, cache_dir: str | None, cache_bytes: int | None, verify: bool) -> None:
+        self.uri = uri
+        self._folder = storage.local_path(uri)
+        self._verify = verify
+        self._cache = None if self._folder else Cache(folder_for(cache_dir), cache_bytes)
+
+    def open(self, fact: FileFact, small: bool = False) -> tuple[Path, Lease | None]:
+        """Return where a checked file lies, with the lease that keeps a copy of it there.
+
+        Raises
+        ------
+        ValueError
+            If a local file is missing or is not what was published.
+        StorageError
+            The same of an object, or there is no room for its copy.
+        """
+        if self._cache is not None:
+            lease = self._cache.lease(storage.join(self.uri, fact.name), fact)
+            return lease.path, lease
+        assert self._folder is not None
+        path = self._folder / fact.name
+        if not path.is_file():
+            raise ValueError(f"{path} is missing from the shard set. Prepare the set again.")
+        if path.stat().st_size != fact.size_bytes:
+            raise ValueError(
+                f"{path} was cut or altered: it must have {fact.size_bytes} bytes, got {path.stat().st_size}. "
+                "Prepare the set again."
+            )
+        # The small files are always hashed: an index decides what is read from where.
+        if (self._verify or small) and storage.file_sha256(path) != fact.sha256:
+            raise ValueError(f"{path} was altered: its sha256 is not the one in the manifest. Prepare the set again.")
+        return path, None
+
+    def prefetch(self, facts: Iterable[FileFact]) -> None:
+        """Begin to fetch files, in this order, if they are not local."""
+        if self._cache is not None:
+            self._cache.prefetch((storage.join(self.uri, fact.name), fact) for fact in facts)
+
+
+class ShardSet:
+    """Trials and pictures of an opened set. Its methods may be called by several threads.
+
+    Attributes
+    ----------
+    manifest
+        What was published.
+    targets
+        Target sets by name; "" is the main one.
+    """
+
+    def __init__(self, manifest: Manifest, files: Files, protocol: Protocol | None = None) -> None:
+        self.manifest = manifest
+        self.targets: dict[str, TargetSet] = {}
+        self._files, self._protocol = files, protocol
+        path, self._table_lease = files.open(manifest.table, small=True)
+        self._table_path = path
+        n_rows = parquet.read_metadata(path).num_rows
+        counts = (n_rows, sum(fact.n_samples for fact in manifest.trials))
+        if counts != (manifest.n_trials, manifest.n_trials):
+            raise ValueError(
+                f"table and shards must have {manifest.n_trials} trials, got {counts}. Prepare the set again."
+            )
+        self._start_S = np.cumsum([0, *(fact.n_samples for fact in manifest.trials)])
+        self._picture_start_S = np.cumsum([0, *(fact.n_samples for fact in manifest.pictures)])
+        # Opened shards, the one used last at the end.
+        self._open: OrderedDict[str, _Shard] = OrderedDict()
+        self._lock = threading.Lock()
+
+    @cached_property
+    def table(self) -> pd.DataFrame:
+        """All columns of the trial table; row ``t`` is trial ``t``."""
+        return pd.read_parquet(self._table_path, engine="pyarrow")
+
+    def columns(self, names: Sequence[str]) -> pd.DataFrame:
+        """Return text columns of the table as categories: a few bytes a trial, and no other column is read."""
+        codes = {name: np.empty(self.manifest.n_trials, np.int32) for name in names}
+        start = 0
+        for part, values in self._coded(names):
+            for name, code_R in part.items():
+                codes[name][start : start + len(code_R)] = code_R
+            start += len(code_R)
+        found = {name: pd.Categorical.from_codes(code_N, list(values[name])) for name, code_N in codes.items()}
+        return pd.DataFrame(found, copy=False)
+
+    def distinct(self, names: Sequence[str]) -> pd.DataFrame:
+        """Return the different rows that text columns of the table have, in the order they come."""
+        seen: dict[tuple[int, ...], None] = {}
+        for part, values in self._coded(names):
+            sizes = [len(values[name]) for name in names]
+            combined = np.zeros(len(part[names[0]]), np.int64)
+            for name, size in zip(names, sizes, strict=True):
+                combined = combined * size + part[name]
+            rows = np.unravel_index(pd.unique(combined), sizes)
+            seen |= dict.fromkeys(zip(*(codes.tolist() for codes in rows), strict=True))
+        known = [list(values[name]) for name in names]
+        return pd.DataFrame([[known[k][code] for k, code in enumerate(row)] for row in seen], columns=list(names))
+
+    def _coded(self, names: Sequence[str]) -> Iterator[tuple[dict[str, np.ndarray], dict[str, dict[str, int]]]]:
+        """Yield a part of the rows at a time: each column as numbers, and the values numbered so far."""
+        file = parquet.ParquetFile(self._table_path, read_dictionary=list(names))
+        values: dict[str, dict[str, int]] = {name: {} for name in names}
+        known: dict[str, tuple[Any, np.ndarray]] = {}
+        for batch in file.iter_batches(batch_size=_ROWS, columns=list(names)):
+            part = {}
+            for name in names:
+                column = batch.column(name)
+                # Every part brings its own dictionary; mostly it is the last one's.
+                if name not in known or not column.dictionary.equals(known[name][0]):
+                    number = values[name]
+                    own = [number.setdefault(value, len(number)) for value in column.dictionary.to_pylist()]
+                    known[name] = (column.dictionary, np.array(own, np.int32))
+                part[name] = known[name][1][column.indices.to_numpy(zero_copy_only=False)]
+            yield part, values
+
+    @cached_property
+    def picture_row(self) -> np.ndarray:
+        """Row of each trial's picture in the picture set, int32."""
+        rows = np.empty(self.manifest.n_trials, np.int32)
+        start = 0
+        for batch in parquet.ParquetFile(self._table_path).iter_batches(batch_size=_ROWS, columns=["picture_row"]):
+            part = batch.column(0).to_numpy(zero_copy_only=False)
+            rows[start : start + len(part)] = part
+            start += len(part)
+        return rows
+
+    @cached_property
+    def folds(self) -> tuple[Fold, ...]:
+        """The folds of the protocol the set was opened with.
+
+        Raises
+        ------
+        ValueError
+            If it was opened without one, or the trials cannot be divided so.
+        """
+        if self._protocol is None:
+            raise ValueError("a shard set has folds when it is opened with a protocol, and this one was not.")
+        return make_folds(self.distinct(columns_of(self._protocol)), self._protocol)
+
+    @property
+    def target(self) -> TargetSet:
+        """The main target set.
+
+        Raises
+        ------
+        ValueError
+            If the set was opened without targets.
+        """
+        if "" not in self.targets:
+            raise ValueError("this shard set was opened without targets. Name a target set when it is opened.")
+        return self.targets[""]
+
+    @property
+    def target_PD(self) -> np.ndarray:
+        """The main target of each picture, float32, as the tower made it."""
+        return self.target.target_PD
+
+    def part_of(self, fold: Fold) -> np.ndarray:
+        """Return the part of each trial in a fold, int8; see `splits.part_of`."""
+        return part_of(self.columns(COLUMNS[fold.by]), fold)
+
+    def gather(self, trials: np.ndarray) -> np.ndarray:
+        """Return EEG (B, C, T) float16, in the manifest's unit, of the trials in their order.
+
+        Raises
+        ------
+        ValueError
+            A trial that is not in the set, or a shard that is not what was published.
+        """
         trials = np.asarray(trials, np.int64)
+        shape_CT = (len(self.manifest.channels), self.manifest.n_times)
+        eeg_BCT = np.empty((len(trials), *shape_CT), np.float16)
+        shard_B = self.shard_of(trials)
+        order_B = np.argsort(shard_B, kind="stable")
+        starts = np.flatnonzero(np.diff(shard_B[order_B], prepend=-1))
+        for rows in np.split(order_B, starts[1:]) if len(trials) else ():
+            s = int(shard_B[rows[0]])
+            shard = self._shard(self.manifest.trials[s])
+            shard.copy("eeg.npy", "<f2", shape_CT, trials[rows] - self._start_S[s], eeg_BCT, rows)
+        return eeg_BCT
+
+    def shard_of(self, trials: np.ndarray) -> np.ndarray:
+        """Return the number of the shard that holds each trial.
+
+        Raises
+        ------
+        ValueError
+            A trial that is not in the set.
+        """
         if len(trials) and not 0 <= trials.min() <= trials.max() < self.manifest.n_trials:
             raise ValueError(
                 f"a trial must be 0 to {self.manifest.n_trials - 1}, got {trials.min()} to {trials.max()}."
             )
-        n_chans, n_times = len(self.manifest.channels), self.manifest.n_times
-        eeg_B = np.empty((len(trials), n_chans * n_times), np.float16)
-        target_BD = np.empty((len(trials), self.manifest.target.dim), np.float32)
-        shard_B = np.searchsorted(self._start_S, trials, side="right") - 1
-        places = zip(
-            shard_B.tolist(), self._eeg_block[trials].tolist(), self._target_block[trials].tolist(), strict=True
-        )
-        # One copy a row, straight from the map: faster than fancy indexing a shard at a time, which copies twice.
-        for b, (shard, eeg_block, target_block) in enumerate(places):
-            eeg_B[b] = self._eeg[shard][eeg_block]
-            target_BD[b] = self._target[shard][target_block]
-        return eeg_B.reshape(-1, n_chans, n_times), target_BD
+        shard_B: np.ndarray = np.searchsorted(self._start_S, trials, side="right") - 1
+        return shard_B
+
+    def prefetch(self, shards: Iterable[int]) -> None:
+        """Begin to fetch trial shards by number, in this order; nothing happens for a set that is local."""
+        facts = [self.manifest.trials[s] for s in shards]
+        self._files.prefetch(file for fact in facts for file in (fact.index, fact.tar))
 
     def trials_of(self, fold: Fold, part: Literal["train", "val"]) -> np.ndarray:
         """Return the trials of a part, int64, ascending.
@@ -171,31 +396,30 @@ class ShardSet:
         """
         if part not in _PARTS:
             raise ValueError(f"part must be 'train' or 'val', got '{part}': only scoring sees the test part.")
-        return np.flatnonzero(part_of(self.table, fold) == _PARTS[part]).astype(np.int64)
+        return np.flatnonzero(self.part_of(fold) == _PARTS[part]).astype(np.int64)
 
     @cached_property
     def picture_ids(self) -> tuple[str, ...]:
         """Ids of the picture set, by row."""
-        return tuple(self._picture_facts[0])
+        return tuple(fact["picture"] for fact in self._picture_facts)
 
     @cached_property
     def picture_concepts(self) -> tuple[str, ...]:
         """Concept of each picture, by row."""
-        return tuple(self._picture_facts[1])
+        return tuple(fact["concept"] for fact in self._picture_facts)
 
     @cached_property
-    def _picture_facts(self) -> tuple[list[str], list[str]]:
-        facts = [json.loads(data) for shard in self._pictures for data in shard.each("json")]
-        return [fact["picture"] for fact in facts], [fact["concept"] for fact in facts]
+    def image_of(self) -> tuple[str, ...]:
+        """For each row the class it is one image of, where only the class of a picture is known; else empty."""
+        return tuple(fact.get("image_of", "") for fact in self._picture_facts)
 
     @cached_property
-    def target_PD(self) -> np.ndarray:
-        """Target of each picture, float32, as the tower made it."""
-        parts = []
-        for shard in self._pictures:
-            windows = shard.windows("target.npy", "<f4", (self.manifest.target.dim,))
-            parts.append(windows[shard.blocks("target.npy")])
-        return np.concatenate(parts)
+    def _picture_facts(self) -> list[dict[str, str]]:
+        return [json.loads(data) for fact in self.manifest.pictures for data in self._shard(fact).each("json")]
+
+    def picture_rows(self, shard: int) -> range:
+        """Return the rows of a shard of pictures."""
+        return range(int(self._picture_start_S[shard]), int(self._picture_start_S[shard + 1]))
 
     def picture_images(self, rows: Sequence[int] | np.ndarray) -> list[Image.Image]:
         """Return pictures as RGB images.
@@ -205,26 +429,42 @@ class ShardSet:
         ValueError
             If one does not decode; it is named.
         """
-        starts = np.cumsum([0, *(shard.n for shard in self._pictures)])
         images = []
         for row in np.asarray(rows, np.int64).tolist():
-            if not 0 <= row < starts[-1]:
-                raise ValueError(f"a picture row must be 0 to {starts[-1] - 1}, got {row}.")
-            s = int(np.searchsorted(starts, row, side="right")) - 1
-            data = self._pictures[s].bytes_of("png", row - int(starts[s]))
+            if not 0 <= row < self.manifest.n_pictures:
+                raise ValueError(f"a picture row must be 0 to {self.manifest.n_pictures - 1}, got {row}.")
+            s = int(np.searchsorted(self._picture_start_S, row, side="right")) - 1
+            data = self._shard(self.manifest.pictures[s]).bytes_of("png", row - int(self._picture_start_S[s]))
             try:
                 images.append(Image.open(io.BytesIO(data), formats=("PNG",)).convert("RGB"))
             except Exception as error:
                 raise ValueError(f"picture '{self.picture_ids[row]}' (row {row}) does not decode: {error}.") from error
         return images
 
+    def _shard(self, fact: ShardFact) -> "_Shard":
+        """Return an opened shard; where the cache is full, the shards used least recently are let go of first."""
+        with self._lock:
+            name = fact.tar.name
+            while name not in self._open:
+                try:
+                    self._open[name] = _Shard(self._files, fact)
+                except CacheFullError:
+                    if not self._open:
+                        raise
+                    self._open.popitem(last=False)[1].close()
+            self._open.move_to_end(name)
+            return self._open[name]
+
 
 class _Shard:
     """A mapped tar and where its fields lie."""
 
-    def __init__(self, folder: Path, fact: ShardFact) -> None:
+    def __init__(self, files: Files, fact: ShardFact) -> None:
         self.name = fact.tar.name
-        index = TarIndex.from_bytes(fact.index.name, (folder / fact.index.name).read_bytes())
+        index_path, index_lease = files.open(fact.index, small=True)
+        index = TarIndex.from_bytes(fact.index.name, index_path.read_bytes())
+        if index_lease is not None:
+            index_lease.close()
         if (index.tar_sha256, index.tar_bytes) != (fact.tar.sha256, fact.tar.size_bytes):
             raise ValueError(
                 f"index {fact.index.name} does not belong to its shard {self.name}: it was made for a tar with sha256 "
@@ -234,9 +474,37 @@ class _Shard:
             raise ValueError(f"{self.name} must hold {fact.n_samples} samples, its index has {len(index.keys)}.")
         self.n = fact.n_samples
         self._index = index
-        self._bytes = np.memmap(folder / self.name, dtype=np.uint8, mode="r")
+        path, self._lease = files.open(fact.tar)
+        self._bytes = np.memmap(path, dtype=np.uint8, mode="r")
+        self._fields: dict[str, tuple[np.ndarray, np.ndarray]] = {}
 
-    def windows(self, field: str, dtype: str, shape: tuple[int, ...]) -> np.ndarray:
+    def close(self) -> None:
+        """Let a cached copy be evicted; what is mapped stays readable until it is unmapped."""
+        if self._lease is not None:
+            self._lease.close()
+
+    def copy(
+        self,
+        field: str,
+        dtype: str,
+        shape: tuple[int, ...],
+        samples: np.ndarray,
+        out: np.ndarray,
+        rows: np.ndarray | None = None,
+    ) -> None:
+        """Copy a field of samples into rows of an array, straight from the map.
+
+        One copy a row is faster than fancy indexing, which copies twice.
+        """
+        if field not in self._fields:
+            self._fields[field] = (self._windows(field, dtype, shape), self._blocks(field))
+        windows, blocks = self._fields[field]
+        flat = out.reshape(len(out), -1)
+        places = range(len(samples)) if rows is None else rows.tolist()
+        for row, block in zip(places, blocks[samples].tolist(), strict=True):
+            flat[row] = windows[block]
+
+    def _windows(self, field: str, dtype: str, shape: tuple[int, ...]) -> np.ndarray:
         """Return a view with one row per block of the tar: the array whose member's data begins there.
 
         Members begin at multiples of 512 bytes, so the rows overlap, and a member is one row, whatever lies between.
@@ -252,8 +520,8 @@ class _Shard:
         view: np.ndarray = np.ndarray((rows, count), dtype, self._bytes.data, fact.header_bytes, (BLOCK_BYTES, item))
         return view
 
-    def blocks(self, field: str) -> np.ndarray:
-        """Return for each sample the row of `windows` that is its field."""
+    def _blocks(self, field: str) -> np.ndarray:
+        """Return for each sample the row of `_windows` that is its field."""
         column = self._index.column(field)
         size = self._index.size_NF[:, column]
         fact = self._index.fields[column]
@@ -270,62 +538,3 @@ class _Shard:
 
     def each(self, field: str) -> Iterator[bytes]:
         return (self.bytes_of(field, sample) for sample in range(self.n))
-
-
-def _joined(parts: list[np.ndarray]) -> np.ndarray:
-    return np.concatenate(parts) if parts else np.zeros(0, np.int32)
-
-
-def _files(manifest: Manifest) -> list[FileFact]:
-    shards = (*manifest.trials, *manifest.pictures)
-    return [manifest.table, *(fact for shard in shards for fact in (shard.index, shard.tar))]
-
-
-def _hold(folder: Path, fact: FileFact, remote: str | None, verify: bool) -> None:
-    """See to it that a file is in the folder and is what was published."""
-    path = folder / fact.name
-    if remote is not None and _fetched(path, fact, storage.join(remote, fact.name)):
-        return
-    if not path.is_file():
-        raise ValueError(f"{path} is missing from the shard set. Prepare the set again.")
-    if path.stat().st_size != fact.size_bytes:
-        raise ValueError(
-            f"{path} was cut or altered: it must have {fact.size_bytes} bytes, got {path.stat().st_size}. "
-            "Prepare the set again."
-        )
-    # The small files are always hashed: an index decides what is read from where.
-    if (verify or not fact.name.endswith(".tar")) and storage.file_sha256(path) != fact.sha256:
-        if remote is not None:
-            # A copy can be made again; the hash is checked on the way.
-            path.unlink(missing_ok=True)
-            _fetched(path, fact, storage.join(remote, fact.name))
-            return
-        raise ValueError(f"{path} was altered: its sha256 is not the one in the manifest. Prepare the set again.")
-
-
-def _fetched(path: Path, fact: FileFact, uri: str) -> bool:
-    """Copy an object here unless a process of this node has; return whether this call did."""
-    with _locked(path):
-        if path.is_file() and path.stat().st_size == fact.size_bytes:
-            return False
-        storage.download(uri, path, fact.sha256)
-        return True
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Hold the lock of one cached file; the operating system lets go of it when a process dies."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.with_name(f".{path.name}.lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-
-
-def _cache_folder(cache_dir: str | None) -> Path:
-    if cache_dir:
-        return Path(cache_dir)
-    folder = Path(tempfile.gettempdir()) / f"eegdecode-cache-{os.getuid()}"
-    folder.mkdir(mode=0o700, exist_ok=True)
-    if folder.is_symlink() or folder.stat().st_uid != os.getuid():
-        raise ValueError(f"{folder} must belong to this user and does not. Name another with compute.cache_dir.")
-    return folder

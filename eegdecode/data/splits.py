@@ -3,7 +3,6 @@
 Overlap is refused, never repaired. Which groups validate is drawn from (protocol.seed, number of the fold).
 """
 
-from collections.abc import Mapping
 from typing import Literal
 
 import numpy as np
@@ -14,9 +13,19 @@ from eegdecode.batch import Fold
 from eegdecode.config import Protocol
 
 TRAIN, VAL, TEST, NONE = 0, 1, 2, -1
+By = Literal["concept", "picture", "run", "subject"]
+_OF_PARTITION = ["picture", "concept", "partition"]
 
 
-def group_of(table: pd.DataFrame, by: Literal["concept", "run", "subject"]) -> npt.NDArray[np.object_]:
+COLUMNS = {
+    "concept": ["concept"],
+    "picture": ["picture"],
+    "subject": ["subject"],
+    "run": ["subject", "session", "run"],
+}
+
+
+def group_of(table: pd.DataFrame, by: By) -> npt.NDArray[np.object_]:
     """Return the group of each trial; a run is named ``subject_session_run``.
 
     Raises
@@ -24,29 +33,55 @@ def group_of(table: pd.DataFrame, by: Literal["concept", "run", "subject"]) -> n
     ValueError
         A column that is missing.
     """
-    columns = {"concept": ["concept"], "subject": ["subject"], "run": ["subject", "session", "run"]}[by]
+    code_N, names = groups(table, by)
+    return np.array(names, dtype=object)[code_N]
+
+
+def groups(table: pd.DataFrame, by: By) -> tuple[npt.NDArray[np.int64], tuple[str, ...]]:
+    """Return the number of each trial's group, and the names of the groups; no string is made per trial.
+
+    Raises
+    ------
+    ValueError
+        A column that is missing.
+    """
+    columns = COLUMNS[by]
     missing = [name for name in columns if name not in table.columns]
     if missing:
         raise ValueError(f"the trial table needs the columns {columns} to split by {by}, missing {missing}.")
-    groups = table[columns[0]].astype(str)
-    for name in columns[1:]:
-        groups = groups + "_" + table[name].astype(str)
-    return groups.to_numpy(dtype=object)
+    code_N = np.zeros(len(table), np.int64)
+    labels: list[str] = [""]
+    for name in columns:
+        column = table[name].astype("category")
+        values = [str(value) for value in column.cat.categories]
+        code_N *= len(values)
+        code_N += column.cat.codes.to_numpy()
+        # Numbered again after each column, so that the numbers stay few whatever the product of the columns is.
+        code_N, seen = pd.factorize(code_N)
+        labels = [f"{labels[k // len(values)]}_{values[k % len(values)]}" for k in seen.tolist()]
+    return code_N.astype(np.int64, copy=False), tuple(label[1:] for label in labels)
 
 
-def make_folds(table: pd.DataFrame, partitions: Mapping[str, str], protocol: Protocol) -> tuple[Fold, ...]:
-    """Divide the trials as the protocol says.
+def columns_of(protocol: Protocol) -> list[str]:
+    """Return the columns of the trial table that `make_folds` reads for a protocol."""
+    ways = (protocol.split_by, *protocol.also_split_by)
+    own = [name for by in ways for name in (_OF_PARTITION if by in ("concept", "picture") else COLUMNS[by])]
+    return list(dict.fromkeys(own))
 
-    By concept there is one fold, ``concepts``: its test part are the pictures of partition ``test``. By run or subject
-    there is one fold for each group, which is its test part; the same pictures are then on all sides, and the score is
-    about new runs or people, not about new pictures.
+
+def make_folds(table: pd.DataFrame, protocol: Protocol) -> tuple[Fold, ...]:
+    """Divide the trials in every way the protocol says.
+
+    By concept there is one fold, ``concepts``: its test part are the pictures of partition ``test``, whose concepts are
+    in no other part. By picture there is one fold, ``pictures``, of the source's own partitions: the same concepts are
+    on all sides, and the score is about new pictures of known classes. By run or subject there is one fold for each
+    group, which is its test part; the same pictures are then on all sides, and the score is about new runs or people.
 
     Parameters
     ----------
     table
-        One row a trial: subject, session, run, concept, picture.
-    partitions
-        Picture id to ``train``, ``test`` or ``any``.
+        One row a trial, or each different row once: subject, session, run, concept, picture, and the picture's
+        partition, ``train``, ``val``, ``test`` or ``any``.
 
     Raises
     ------
@@ -55,22 +90,26 @@ def make_folds(table: pd.DataFrame, partitions: Mapping[str, str], protocol: Pro
     """
     if table.empty:
         raise ValueError("folds need at least one trial, got none; see why they were dropped.")
-    if protocol.split_by == "concept":
-        return (_concept_fold(table, partitions, protocol),)
-    groups = sorted(set(group_of(table, protocol.split_by)))
-    n_left = len(groups) - 1
+    ways = (protocol.split_by, *protocol.also_split_by)
+    return tuple(fold for by in ways for fold in _folds(table, by, protocol))
+
+
+def _folds(table: pd.DataFrame, by: By, protocol: Protocol) -> list[Fold]:
+    if by in ("concept", "picture"):
+        return [_partition_fold(table, by, protocol)]
+    names = sorted(groups(table, by)[1])
+    n_left = len(names) - 1
     if protocol.n_val >= n_left:
         raise ValueError(
-            f"protocol.n_val must leave a {protocol.split_by} to train on: got {protocol.n_val} for validation and 1 "
-            f"for test of {len(groups)}. At most {max(n_left - 1, 0)}; with 0 set protocol.selection='last'."
+            f"protocol.n_val must leave a {by} to train on: got {protocol.n_val} for validation and 1 "
+            f"for test of {len(names)}. At most {max(n_left - 1, 0)}; with 0 set protocol.selection='last'."
         )
     folds = []
-    for index, test in enumerate(groups):
-        rest = [group for group in groups if group != test]
+    for index, test in enumerate(names):
+        rest = [group for group in names if group != test]
         train, val = _hold_out(rest, protocol.n_val, [protocol.seed, index])
-        name = f"{protocol.split_by}-{test}"
-        folds.append(Fold(name=name, by=protocol.split_by, train=train, val=val, test=(test,)))
-    return tuple(folds)
+        folds.append(Fold(name=f"{by}-{test}", by=by, train=train, val=val, test=(test,)))
+    return folds
 
 
 def part_of(table: pd.DataFrame, fold: Fold) -> npt.NDArray[np.int8]:
@@ -82,47 +121,48 @@ def part_of(table: pd.DataFrame, fold: Fold) -> npt.NDArray[np.int8]:
         A group of the fold without a trial.
     """
     part = {name: TRAIN for name in fold.train} | {name: VAL for name in fold.val} | {name: TEST for name in fold.test}
-    groups = group_of(table, fold.by)
-    absent = sorted(set(part) - set(groups))
+    code_N, names = groups(table, fold.by)
+    absent = sorted(set(part) - set(names))
     if absent:
         raise ValueError(
             f"fold '{fold.name}': {fold.by} {absent[:3]} has no trial in this table ({len(absent)} of {len(part)}); "
             "the fold belongs to other data."
         )
-    return np.array([part.get(group, NONE) for group in groups], dtype=np.int8)
+    return np.array([part.get(name, NONE) for name in names], dtype=np.int8)[code_N]
 
 
-def _hold_out(groups: list[str], n_val: int, seed: list[int]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    drawn = np.random.default_rng(seed).permutation(len(groups))[:n_val]
-    val = {groups[i] for i in drawn}
-    return tuple(g for g in groups if g not in val), tuple(sorted(val))
+def _hold_out(names: list[str], n_val: int, seed: list[int]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    drawn = np.random.default_rng(seed).permutation(len(names))[:n_val]
+    val = {names[i] for i in drawn}
+    return tuple(g for g in names if g not in val), tuple(sorted(val))
 
 
-def _concept_fold(table: pd.DataFrame, partitions: Mapping[str, str], protocol: Protocol) -> Fold:
-    pictures = table["picture"].astype(str)
-    side = pictures.map(dict(partitions))
-    loose = sorted(set(pictures[~side.isin(("train", "test"))]))
-    if loose:
+def _partition_fold(table: pd.DataFrame, by: By, protocol: Protocol) -> Fold:
+    missing = [name for name in _OF_PARTITION if name not in table.columns]
+    if missing:
+        raise ValueError(f"the trial table needs the columns picture, concept and partition, missing {missing}.")
+    facts = table[_OF_PARTITION].drop_duplicates().astype(str)
+    known = ("train", "test") if by == "concept" else ("train", "val", "test")
+    loose = facts[~facts["partition"].isin(known)].sort_values("picture")
+    if len(loose):
         raise ValueError(
-            "protocol.split_by='concept' needs partition train or test for every picture, got "
-            f"'{partitions.get(loose[0])}' for {loose[:3]} ({len(loose)} such). "
+            f"protocol.split_by='{by}' needs partition {' or '.join(known)} for every picture, got "
+            f"'{loose['partition'].iloc[0]}' for {loose['picture'].head(3).tolist()} ({len(loose)} such). "
             "Give the pictures a partition, or split by run or subject."
         )
-    concepts = {part: set(group_of(table[side == part], "concept")) for part in ("train", "test")}
-    both = sorted(concepts["train"] & concepts["test"])
+    twice = sorted(set(facts["picture"][facts["picture"].duplicated()]))
+    if twice:
+        raise ValueError(f"a picture must have one concept and one partition, got several for {twice[:3]}.")
+    part = {name: set(facts[by][facts["partition"] == name]) for name in ("train", "val", "test")}
+    both = sorted(part["train"] & part["test"])
     if both:
-        raise ValueError(f"a concept must be in train or in test, got both for {both[:3]} ({len(both)} such).")
-    named_twice = table.assign(picture=pictures).groupby("picture")["concept"].nunique()
-    if (named_twice > 1).any():
-        raise ValueError(
-            f"a picture must have one concept, got several for {sorted(named_twice[named_twice > 1].index)[:3]}."
-        )
-    for part in ("train", "test"):
-        if not concepts[part]:
-            raise ValueError(f"protocol.split_by='concept' needs trials of {part} concepts, got none.")
-    if protocol.n_val >= len(concepts["train"]):
-        raise ValueError(
-            f"protocol.n_val must be less than the {len(concepts['train'])} training concepts, got {protocol.n_val}."
-        )
-    train, val = _hold_out(sorted(concepts["train"]), protocol.n_val, [protocol.seed, 0])
-    return Fold(name="concepts", by="concept", train=train, val=val, test=tuple(sorted(concepts["test"])))
+        raise ValueError(f"a {by} must be in train or in test, got both for {both[:3]} ({len(both)} such).")
+    for name in ("train", "test"):
+        if not part[name]:
+            raise ValueError(f"protocol.split_by='{by}' needs trials of {name} {by}s, got none.")
+    train, val = tuple(sorted(part["train"])), tuple(sorted(part["val"]))
+    if not val:
+        if protocol.n_val >= len(train):
+            raise ValueError(f"protocol.n_val must be less than the {len(train)} training {by}s, got {protocol.n_val}.")
+        train, val = _hold_out(list(train), protocol.n_val, [protocol.seed, 0])
+    return Fold(name=f"{by}s", by=by, train=train, val=val, test=tuple(sorted(part["test"])))

@@ -1,126 +1,273 @@
-"""Trial batches in an order that is arithmetic: a function of (seed, pass), the same on any number of ranks.
+"""Trial batches for training, in the order of `eegdecode.data.order`: the same on any number of ranks.
 
-The order of pass ``p`` is a permutation of the part's trials. The passes follow each other without a seam: global
-batch ``k`` covers positions ``[k*batch, (k+1)*batch)`` of the endless sequence, so every trial comes exactly once a
-pass, no batch is short, and a batch may end one pass and begin the next. Rank ``r`` of ``world`` takes the r-th equal
-slice of each batch. Hence one integer, the trials seen, is all that a restart needs, also on another number of ranks.
+A rank reads the trials of its own partitions and no others. One integer, the trials seen by all ranks together, is all
+that a restart needs beside the seed, also on another number of ranks.
 """
 
-import math
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
+import psutil
 import torch
 
+from eegdecode import collectives
 from eegdecode.batch import Fold, TrialBatch
+from eegdecode.config import Stream as Spec
+from eegdecode.data.order import Order, key_of, permuted
 from eegdecode.data.shardset import ShardSet
 
-_ROUNDS = 8
+Residency = Literal["auto", "disk", "ram", "device"]
+ROOM = 0.6
+"""Share of the free memory that resident trials may take."""
+_LOAD_TRIALS = 4096
+_AHEAD_STEPS = 32
 
-_Words = npt.NDArray[np.uint64]
-
-
-def permuted(position: np.ndarray, n: int, seed: int, pass_: int | np.ndarray) -> np.ndarray:
-    """Return which of ``n`` items stands at each position of a pass, without making the whole order.
-
-    A Feistel network: a position is split into two digits of bases ``a*b >= n``, and each round adds a hash of one to
-    the other, which could be undone, so no two positions meet; what lands at n or above goes round again (Black and
-    Rogaway, Ciphers with arbitrary finite domains, CT-RSA 2002). NumPy's own shuffles may change with its version.
-
-    Parameters
-    ----------
-    position, pass_
-        Int64 in [0, n), and the pass of each (or of all).
-    """
-    a = math.isqrt(n - 1) + 1
-    b = -(-n // a)
-    x: _Words = np.array(position, dtype=np.uint64)
-    key = _mixed(
-        _mixed(np.array([seed % 2**64], np.uint64)) + np.broadcast_to(np.asarray(pass_), x.shape).astype(np.uint64)
-    )
-    todo: np.ndarray = np.arange(len(x))
-    while len(todo):
-        left: _Words = x[todo] // np.uint64(b)
-        right: _Words = x[todo] % np.uint64(b)
-        for round_ in range(0, _ROUNDS, 2):
-            left = (left + _hashed(right, key[todo], round_) % np.uint64(a)) % np.uint64(a)
-            right = (right + _hashed(left, key[todo], round_ + 1) % np.uint64(b)) % np.uint64(b)
-        x[todo] = left * np.uint64(b) + right
-        todo = todo[x[todo] >= n]
-    order: np.ndarray = x.astype(np.int64)
-    return order
+I64 = npt.NDArray[np.int64]
 
 
 class Stream:
     """The trials of one part of a fold, in the order of the stream.
 
-    Attributes
+    Parameters
     ----------
     trials
         Int64, the part's trials, ascending.
+    batch
+        Samples per step on all ranks together; a multiple of the partitions.
+    rank, world
+        Which rank this is of how many; ``world`` divides the partitions.
+    residency
+        Where trials are gathered from; `auto` is `device` on a GPU that has room for this rank's trials, else `disk`.
+    device
+        Where batches are wanted; they come from there with `device` residency, and from the CPU else.
+
+    Attributes
+    ----------
+    n
+        Samples of a pass: trials, or pictures of a subject where repetitions are averaged.
+    residency
+        What was chosen.
     """
 
-    def __init__(self, shards: ShardSet, trials: np.ndarray, batch: int, seed: int, rank: int, world: int) -> None:
+    def __init__(
+        self,
+        shards: ShardSet,
+        trials: I64,
+        batch: int,
+        seed: int,
+        rank: int,
+        world: int,
+        spec: Spec | None = None,
+        residency: Residency = "disk",
+        device: torch.device | str = "cpu",
+    ) -> None:
+        spec = spec or Spec()
+        parts = spec.partitions
         if len(trials) == 0:
             raise ValueError("this part of the fold has no trials; nothing can be streamed.")
-        if batch < 1 or world < 1 or batch % world:
-            low = batch - batch % max(world, 1)
+        if batch < 1 or batch % parts:
+            low = batch - batch % parts
             raise ValueError(
-                f"the global batch must be a multiple of the number of ranks, got {batch} over {world}. "
-                f"Nearest valid values: {low}, {low + world}."
+                f"the global batch must be a multiple of stream.partitions, got {batch} over {parts}. "
+                f"Nearest valid values: {low or parts}, {low + parts}."
             )
+        if world < 1 or parts % world:
+            raise ValueError(f"the number of ranks must divide stream.partitions={parts}, got {world}.")
         if not 0 <= rank < world:
             raise ValueError(f"rank must be 0 to {world - 1}, got {rank}.")
-        self.trials = np.asarray(trials, np.int64)
-        self._shards = shards
-        self._batch, self._seed, self._rank, self._micro = batch, seed, rank, batch // world
+        self._shards, self._batch, self._seed = shards, batch, seed
+        self._samples = Samples(shards, np.asarray(trials, np.int64), spec.average, seed)
+        self.n = self._samples.n
+        cell = -(-self.n // max(1, len(shards.manifest.trials))) if spec.shuffle_shards else 0
+        self._order = Order(self.n, parts, seed, cell, spec.shuffle_shards)
+        self._own = range(rank * parts // world, (rank + 1) * parts // world)
+        self.device = torch.device(device)
+        self.residency = residency if residency != "auto" else self._choose()
+        self._resident: _Resident | None = None
 
     def starting_at(self, trials_seen: int) -> Generator[TrialBatch, None, None]:
-        """Yield this rank's batches for ever, after the first ``trials_seen`` trials of all ranks together.
+        """Yield this rank's batches for ever, after the first ``trials_seen`` samples of all ranks together.
 
         One batch is read ahead by a thread, which ends when the iterator is closed or dropped.
         """
         if trials_seen < 0:
             raise ValueError(f"trials_seen must be at least 0, got {trials_seen}.")
-        return _ahead(lambda k: self._read(self.trials_at(trials_seen + k * self._batch)))
+        if self.residency != "disk" and self._resident is None:
+            where = self.device if self.residency == "device" else torch.device("cpu")
+            self._resident = _Resident(self._shards, self._samples.trials_of(self._order.owned(self._own)), where)
+        return _ahead(lambda k: self._read_ahead(trials_seen, k))
 
     def once(self) -> Iterator[TrialBatch]:
         """Yield the whole part in ascending order, the last batch short; the same on every rank, so that all agree."""
-        for start in range(0, len(self.trials), self._batch):
-            yield self._read(self.trials[start : start + self._batch])
+        for start in range(0, self.n, self._batch):
+            items = np.arange(start, min(start + self._batch, self.n))
+            yield self._batch_of(items, np.zeros_like(items), self._shards.gather)
 
-    def trials_at(self, position: int) -> np.ndarray:
+    def items_at(self, position: int) -> tuple[I64, I64]:
+        """Return this rank's samples of the global batch that begins at a position, and the pass of each.
+
+        They come partition by partition, so that the ranks' parts one after the other are what one rank would have.
+        """
+        parts = self._order.partitions
+        partition = np.repeat(np.arange(self._own.start, self._own.stop), self._batch // parts)
+        round_ = np.tile(np.arange(self._batch // parts), len(self._own)) * parts
+        return self._order.items_at(position + (partition - position) % parts + round_)
+
+    def trials_at(self, position: int) -> I64:
         """Return this rank's trials of the global batch that begins at a position of the endless sequence."""
-        first = position + self._rank * self._micro
-        pass_, place = np.divmod(np.arange(first, first + self._micro, dtype=np.int64), len(self.trials))
-        trials: np.ndarray = self.trials[permuted(place, len(self.trials), self._seed, pass_)]
-        return trials
+        trials_BR, _ = self._samples.members(*self.items_at(position))
+        return trials_BR[:, 0]
 
-    def _read(self, trials: np.ndarray) -> TrialBatch:
-        eeg_uv_BCT, target_BD = self._shards.gather(trials)
-        return TrialBatch(
-            # torch widens float16 many times faster than NumPy.
-            eeg_uv_BCT=torch.from_numpy(eeg_uv_BCT).float(),
-            target_BD=torch.from_numpy(target_BD),
-            trial_B=torch.from_numpy(trials),
-            picture_B=torch.from_numpy(self._shards.picture_row[trials]),
+    def _read_ahead(self, trials_seen: int, k: int) -> TrialBatch:
+        self._prefetch(trials_seen, k)
+        gather = self._resident.gather if self._resident else self._shards.gather
+        return self._batch_of(*self.items_at(trials_seen + k * self._batch), gather)
+
+    def _prefetch(self, trials_seen: int, k: int) -> None:
+        """Have shards fetched before they are needed: all of this rank's at the start, or a window's at a time."""
+        if self._resident is not None or (k and not self._order.cells) or k % _AHEAD_STEPS:
+            return
+        if not self._order.cells:
+            wanted = self._samples.trials_of(self._order.owned(self._own))
+        else:
+            steps = range(k if k == 0 else k + _AHEAD_STEPS, k + 2 * _AHEAD_STEPS)
+            items = np.concatenate([self.items_at(trials_seen + step * self._batch)[0] for step in steps])
+            wanted = self._samples.trials_of(items)
+        shards = self._shards.shard_of(wanted)
+        _, first = np.unique(shards, return_index=True)
+        self._shards.prefetch(shards[np.sort(first)].tolist())
+
+    def _batch_of(
+        self, items: I64, pass_B: I64, gather: Callable[[I64], npt.NDArray[np.float16] | torch.Tensor]
+    ) -> TrialBatch:
+        trials_BR, own_BR = self._samples.members(items, pass_B)
+        eeg = torch.as_tensor(gather(trials_BR[own_BR] if own_BR is not None else trials_BR[:, 0]))
+        if own_BR is not None:
+            eeg = _averaged(eeg, own_BR)
+        row_B = self._shards.picture_row[trials_BR[:, 0]].astype(np.int64)
+        wanted = {name: torch.from_numpy(found.target_PD[row_B]) for name, found in self._shards.targets.items()}
+        batch = TrialBatch(
+            eeg_uv_BCT=eeg,
+            target_BD=wanted.pop(""),
+            trial_B=torch.from_numpy(trials_BR[:, 0]),
+            picture_B=torch.from_numpy(row_B),
+            pass_B=torch.from_numpy(pass_B),
+            also=wanted,
         )
+        return batch.to(self.device) if self.residency == "device" else batch
+
+    def _choose(self) -> Residency:
+        """Choose `device` where a GPU has room for this rank's trials."""
+        if self.device.type != "cuda":
+            return "disk"
+        free, _ = torch.cuda.mem_get_info(self.device)
+        shape = len(self._shards.manifest.channels) * self._shards.manifest.n_times
+        needed = 2 * shape * len(self._samples.trials_of(self._order.owned(self._own)))
+        return "device" if needed <= ROOM * free else "disk"
 
 
 def open_stream(
-    shards: ShardSet, fold: Fold, part: Literal["train", "val"], batch: int, seed: int, rank: int, world: int
+    shards: ShardSet,
+    fold: Fold,
+    part: Literal["train", "val"],
+    batch: int,
+    seed: int,
+    rank: int,
+    world: int,
+    spec: Spec | None = None,
+    residency: Residency = "disk",
+    device: torch.device | str = "cpu",
 ) -> Stream:
-    """Return the stream of a part.
+    """Return the stream of a part; see `Stream` for the parameters."""
+    return Stream(shards, shards.trials_of(fold, part), batch, seed, rank, world, spec, residency, device)
 
-    Parameters
+
+class Samples:
+    """What one training sample is: a trial, or several repetitions of a picture in a subject that are averaged.
+
+    Attributes
     ----------
-    batch
-        Trials per step on all ranks together; a multiple of ``world``.
+    n
+        Number of samples.
     """
-    return Stream(shards, shards.trials_of(fold, part), batch, seed, rank, world)
+
+    def __init__(self, shards: ShardSet, trials: I64, average: int, seed: int) -> None:
+        self._trials, self._average, self._seed = trials, average, seed
+        self.n = len(trials)
+        if average == 1:
+            return
+        subject = shards.columns(["subject"])["subject"].cat.codes.to_numpy(np.int64)
+        groups = subject[trials] * shards.manifest.n_pictures
+        _, code_N, count_G = np.unique(groups + shards.picture_row[trials], return_inverse=True, return_counts=True)
+        self._trials = trials[np.argsort(code_N, kind="stable")]
+        self._start_G, self._count_G = np.cumsum([0, *count_G[:-1]]), count_G
+        self.n = len(count_G)
+
+    def members(self, items: I64, pass_B: I64) -> tuple[I64, npt.NDArray[np.bool_] | None]:
+        """Return the trials (B, R) of samples, and which of them count; None where a sample is a trial.
+
+        Which repetitions are averaged is a function of (seed, pass, sample).
+        """
+        if self._average == 1:
+            return self._trials[items][:, None], None
+        count_B = self._count_G[items]
+        taken_B = np.minimum(count_B, self._average) if self._average else count_B
+        n_places = int(taken_B.max(initial=1))
+        place_BR = np.tile(np.arange(n_places), (len(items), 1))
+        own_BR = place_BR < taken_B[:, None]
+        row_BR = np.zeros_like(place_BR)
+        # Each sample's repetitions in an order of their own: the first of a permutation of them.
+        key = key_of(self._seed, np.repeat(items, taken_B), np.repeat(pass_B, taken_B))
+        row_BR[own_BR] = permuted(place_BR[own_BR], np.repeat(count_B, taken_B), key)
+        return self._trials[self._start_G[items][:, None] + row_BR], own_BR
+
+    def trials_of(self, items: I64) -> I64:
+        """Return all trials that samples may be made of."""
+        if self._average == 1:
+            return self._trials[items]
+        spread = np.repeat(self._start_G[items], self._count_G[items])
+        offset = np.arange(len(spread)) - np.repeat(np.cumsum([0, *self._count_G[items][:-1]]), self._count_G[items])
+        return self._trials[spread + offset]
+
+
+def _averaged(eeg_NCT: torch.Tensor, own_BR: npt.NDArray[np.bool_]) -> torch.Tensor:
+    """Average the trials of each sample in float32."""
+    n, own = len(own_BR), torch.from_numpy(np.repeat(np.arange(len(own_BR)), own_BR.sum(axis=1)))
+    total = torch.zeros((n, *eeg_NCT.shape[1:]), dtype=torch.float32, device=eeg_NCT.device)
+    total.index_add_(0, own.to(eeg_NCT.device), eeg_NCT.float())
+    return total / torch.from_numpy(own_BR.sum(axis=1)).to(total).reshape(-1, 1, 1)
+
+
+class _Resident:
+    """Trials copied to memory once, shard after shard, and gathered there."""
+
+    def __init__(self, shards: ShardSet, trials: I64, device: torch.device) -> None:
+        self._trials = np.unique(trials)
+        shape = (len(self._trials), len(shards.manifest.channels), shards.manifest.n_times)
+        needed, free = 2 * int(np.prod(shape)), _free_bytes(device)
+        if needed > free:
+            raise ValueError(
+                f"compute.residency: this rank's {shape[0]} trials take {needed / 1e9:.1f} GB, and {free / 1e9:.1f} GB "
+                f"are free on {device}. Choose residency 'disk', or more workers."
+            )
+        self._eeg_NCT = torch.empty(shape, dtype=torch.float16, device=device)
+        for start in range(0, shape[0], _LOAD_TRIALS):
+            part = shards.gather(self._trials[start : start + _LOAD_TRIALS])
+            self._eeg_NCT[start : start + len(part)] = torch.from_numpy(part)
+
+    def gather(self, trials: I64) -> torch.Tensor:
+        row = torch.from_numpy(np.searchsorted(self._trials, trials))
+        return self._eeg_NCT[row.to(self._eeg_NCT.device)]
+
+
+def _free_bytes(device: torch.device) -> float:
+    if device.type == "cuda":
+        return ROOM * torch.cuda.mem_get_info(device)[0]
+    # Of a node's memory each of its ranks may take its share.
+    return ROOM * psutil.virtual_memory().available / collectives.local_world_size()
 
 
 def _ahead(read: Callable[[int], TrialBatch]) -> Generator[TrialBatch, None, None]:
@@ -135,15 +282,3 @@ def _ahead(read: Callable[[int], TrialBatch]) -> Generator[TrialBatch, None, Non
             yield batch
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _hashed(half: _Words, key: _Words, round_: int) -> _Words:
-    return _mixed(half + key * np.uint64(2 * round_ + 3))
-
-
-def _mixed(x: _Words) -> _Words:
-    """Mix 64 bits: the finaliser of SplitMix64 (Steele, Lea and Flood, OOPSLA 2014)."""
-    z = x + np.uint64(0x9E3779B97F4A7C15)
-    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return z ^ (z >> np.uint64(31))

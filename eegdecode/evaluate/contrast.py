@@ -32,7 +32,7 @@ class ContrastScore(Section):
 
     labels: tuple[str, str]
     """The category the decision is low for, and the one it is high for."""
-    split_by: Literal["concept", "run", "subject"]
+    split_by: Literal["concept", "picture", "run", "subject"]
     n_trials: int
     auc: Share
     """Mean over folds."""
@@ -99,7 +99,7 @@ class ClassScore(Section):
 
     classes: tuple[str, ...]
     n_way: int
-    split_by: Literal["concept", "run", "subject"]
+    split_by: Literal["concept", "picture", "run", "subject"]
     n_trials: int
     accuracy: Share
     """Mean over folds."""
@@ -131,7 +131,7 @@ def contrast_report(
     position_N: NDArray[Any],
     *,
     labels: tuple[str, str],
-    split_by: Literal["concept", "run", "subject"],
+    split_by: Literal["concept", "picture", "run", "subject"],
     permute: Permute,
     n_permutations: int,
     seed: int,
@@ -240,7 +240,7 @@ def class_report(
     position_N: NDArray[Any],
     *,
     classes: tuple[str, ...],
-    split_by: Literal["concept", "run", "subject"],
+    split_by: Literal["concept", "picture", "run", "subject"],
     permute: Permute,
     n_permutations: int,
     seed: int,

@@ -71,7 +71,8 @@ class Decoder(nn.Module):
             Rows of the table of subjects, for an encoder that was built with one; see `eegdecode.models.options`.
         """
         with torch.autocast(eeg_uv_BCT.device.type, enabled=False):  # microvolts of a drifting electrode are large
-            eeg_BCT = self.front_weight_CC @ eeg_uv_BCT + self.front_bias_C[:, None]
+            # Widened here, on the device: trials travel as they are stored.
+            eeg_BCT = self.front_weight_CC @ eeg_uv_BCT.float() + self.front_bias_C[:, None]
         z_BD: torch.Tensor = self.encoder(eeg_BCT) if subject_B is None else self.encoder(eeg_BCT, subject_B)
         return z_BD
 

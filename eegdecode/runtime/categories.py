@@ -18,7 +18,7 @@ from eegdecode import metrics
 from eegdecode.batch import Fold
 from eegdecode.bundle import Bundle, Gallery
 from eegdecode.config import Experiment
-from eegdecode.data.shardset import ShardSet, open_shards, test_trials
+from eegdecode.data.shardset import ShardSet, test_trials
 from eegdecode.data.splits import group_of
 from eegdecode.evaluate.baselines import lda_classes, lda_contrast
 from eegdecode.evaluate.contrast import ClassScore, ContrastScore, class_report, contrast_report
@@ -36,7 +36,7 @@ REFITS = 200
 REFITS_PER_TASK = 10
 
 
-Division = Literal["concept", "run", "subject"]
+Division = Literal["concept", "picture", "run", "subject"]
 
 
 @dataclass(frozen=True)
@@ -63,14 +63,14 @@ class _Decided:
 def category_scores(experiment: Experiment, shards: ShardSet) -> list[CategoryScores]:
     """Score every division (runs, subjects), beside shrinkage LDA and the window before the picture."""
     control = experiment.control()
-    control_shards = open_shards(places.shards(control), experiment.compute.cache_dir) if control else None
+    control_shards = places.open_set(control) if control else None
     found = []
     for by in (experiment.protocol.split_by, *experiment.protocol.also_split_by):
-        ours = _decide(experiment, shards, [f for f in shards.manifest.folds if f.by == by])
+        ours = _decide(experiment, shards, [f for f in shards.folds if f.by == by])
         null_R = _refitted(experiment, by) if experiment.protocol.permute == "positions" else None
         contrast = _contrast(experiment, ours, None if null_R is None else null_R[:, 0], baseline=True)
         if control is not None and control_shards is not None and contrast is not None:
-            before = _decide(control, control_shards, [f for f in control_shards.manifest.folds if f.by == by])
+            before = _decide(control, control_shards, [f for f in control_shards.folds if f.by == by])
             contrast = contrast.beside(control=_contrast(control, before, None, baseline=False))
         found.append(CategoryScores(contrast, _classes(experiment, ours, None if null_R is None else null_R[:, 1])))
     return found
@@ -208,7 +208,7 @@ def _refitted(experiment: Experiment, by: str) -> NDArray[np.float64]:
 @ray.remote(num_cpus=1)
 def _refit(described: str, by: str, first: int, last: int) -> NDArray[np.float64]:
     experiment = Experiment.model_validate_json(described).override({"compute.engine": "torch", "compute.workers": 1})
-    shards = open_shards(places.shards(experiment), experiment.compute.cache_dir, verify=False)
+    shards = places.open_set(experiment, verify=False)
     table, labels = shards.table, experiment.protocol.contrast
     run_N, position_N = group_of(table, "run").astype(str), table["position"].to_numpy()
     rows = []
@@ -242,7 +242,7 @@ def _refitted_scores(
     candidate_GD = shards.target_PD[_candidates(shards)]
     scores_NG = np.empty((len(shards.table), len(candidate_GD)))
     fold_N = np.empty(len(shards.table), dtype=object)
-    for fold in (f for f in shards.manifest.folds if f.by == by):
+    for fold in (f for f in shards.folds if f.by == by):
         changed = experiment.override(tuned.get(fold.name, {}))
         run = build_fold(changed, shards, fold, 0, 1)
         stream = Relabelled(run.stream, picture_row_N, shards.target_PD)
@@ -254,7 +254,7 @@ def _refitted_scores(
         decoder = run.task.decoder.eval()
         test_N = test_trials(shards, fold)
         with torch.no_grad():
-            z_ND = decoder(torch.from_numpy(shards.gather(test_N)[0]).float()).numpy()
+            z_ND = decoder(torch.from_numpy(shards.gather(test_N)).float()).numpy()
         cosine_NG = score_matrix(z_ND, embedded_targets(decoder, candidate_GD), changed.loss.normalise)
         scores_NG[test_N] = float(torch.exp(decoder.logit_scale.detach())) * cosine_NG
         fold_N[test_N] = fold.name

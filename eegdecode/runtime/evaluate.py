@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from eegdecode import __version__, hub, storage
 from eegdecode.batch import Fold
 from eegdecode.config import Experiment, SyntheticData
-from eegdecode.data.shardset import ShardSet, open_shards
+from eegdecode.data.shardset import ShardSet
 from eegdecode.evaluate import plots
 from eegdecode.evaluate.report import DataFact, FoldTraining, Report, SearchFact, write_report
 from eegdecode.evaluate.retrieval import (
@@ -42,8 +42,8 @@ def evaluate(experiment: Experiment) -> Report:
     ValueError
         A bundle that was trained on another shard set than the one that is there.
     """
-    shards = open_shards(places.shards(experiment), experiment.compute.cache_dir)
-    folds = shards.manifest.folds
+    shards = places.open_set(experiment)
+    folds = shards.folds
     report = _facts(experiment, shards)
     figures: dict[str, bytes] = {"training": plots.training_curves(_curves(experiment, folds), "validation mAP")}
     if experiment.protocol.split_by == "concept":
@@ -149,7 +149,7 @@ def _facts(experiment: Experiment, shards: ShardSet) -> Report:
     for trial in manifest.dropped:
         dropped[trial.reason] = dropped.get(trial.reason, 0) + 1
     training = []
-    for fold in manifest.folds:
+    for fold in shards.folds:
         facts = fold_facts(experiment, fold.name)
         training.append(FoldTraining(**{key: value for key, value in facts.items() if key != "curve"}))
     return Report(
@@ -162,7 +162,7 @@ def _facts(experiment: Experiment, shards: ShardSet) -> Report:
         date=datetime.now(UTC).strftime("%Y-%m-%d %H:%M"),
         data=DataFact(
             source=manifest.source,
-            target=manifest.target,
+            target=shards.target.manifest.target,
             channels=manifest.channels,
             sfreq_hz=manifest.sfreq_hz,
             tmin_s=manifest.tmin_s,

@@ -1,13 +1,44 @@
 """Where the parts of a run lie: everything below `compute.runs_uri`, named by what made it."""
 
+import hashlib
+
 from eegdecode import storage
 from eegdecode.config import Experiment
+from eegdecode.data.shardset import ShardSet, open_shards
 
 
 def shards(experiment: Experiment) -> str:
     """Return where the shard set lies; named by the digest of what decides its content."""
-    digest = experiment.digest("data", "targets", "protocol")
-    return storage.join(experiment.compute.runs_uri, f"shards-{digest[:12]}")
+    return storage.join(experiment.compute.runs_uri, f"shards-{experiment.digest('data')[:12]}")
+
+
+def towers(experiment: Experiment) -> dict[str, str]:
+    """Return the towers of an experiment by the names of their target sets; the main one has the name ""."""
+    return {"": experiment.targets.tower, **experiment.targets.also}
+
+
+def targets(experiment: Experiment, tower: str) -> str:
+    """Return where a tower's targets of the source's pictures lie: one set for all ways to cut the EEG."""
+    told = f"{experiment.data.source.model_dump_json()} {tower}"
+    return storage.join(experiment.compute.runs_uri, f"targets-{hashlib.sha256(told.encode()).hexdigest()[:12]}")
+
+
+def open_set(experiment: Experiment, verify: bool = True) -> ShardSet:
+    """Open the experiment's shard set with its targets and folds; see `open_shards`."""
+    compute = experiment.compute
+    return open_shards(
+        shards(experiment),
+        compute.cache_dir,
+        verify,
+        {name: targets(experiment, tower) for name, tower in towers(experiment).items()},
+        experiment.protocol,
+        None if compute.cache_gb is None else int(compute.cache_gb * 1e9),
+    )
+
+
+def open_pictures(experiment: Experiment) -> ShardSet:
+    """Open the experiment's shard set for its pictures alone."""
+    return open_shards(shards(experiment), experiment.compute.cache_dir, verify=False)
 
 
 def run(experiment: Experiment) -> str:

@@ -1,52 +1,141 @@
-"""Recordings to a published shard set, on all cores of the cluster: one Ray task per recording."""
+"""Recordings to a published shard set, on all cores of the cluster: one Ray task per recording, memory bounded by it.
 
+What a recording gave is noted beside the shards when it is finished, so that a job that was killed goes on where it
+stopped and publishes the same bytes. Targets are a job of their own, `eegdecode.runtime.targets`.
+"""
+
+import hashlib
+import io
+import json
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 import ray
 from PIL import Image
 
 from eegdecode import storage
 from eegdecode.batch import Dropped, Manifest, ShardFact
-from eegdecode.config import Experiment
-from eegdecode.data.epochs import cut
-from eegdecode.data.shards import publish, write_picture_shard, write_trial_shard
-from eegdecode.data.sources import CutRecording, Picture, RecordingRef, open_source
-from eegdecode.data.splits import make_folds
-from eegdecode.runtime import places
+from eegdecode.config import Experiment, Section
+from eegdecode.data.epochs import Trials, clamped, cut
+from eegdecode.data.shards import PackedPicture, publish, write_picture_shard, write_trial_shard
+from eegdecode.data.shardset import MANIFEST_NAME, read_manifest
+from eegdecode.data.sources import Picture, RecordingRef, Source, open_source
+from eegdecode.data.whiten import NoiseSum, noise_sum, whitened
+from eegdecode.runtime import places, targets
 from eegdecode.runtime.progress import gather, say
-from eegdecode.targets import open_tower
 
 PICTURES_PER_SHARD = 250
+PARTS = "parts"
+"""Below the set while it is being prepared: what is finished."""
+
+F64 = npt.NDArray[np.float64]
 
 
-_Embedded = tuple[ShardFact, list[str], np.ndarray]
+class CutFact(Section):
+    """What one recording left behind, beside its rows of the trial table."""
 
-
-@dataclass(frozen=True)
-class _Cut:
-    """What one recording left behind."""
-
-    shards: list[ShardFact]
-    table: pd.DataFrame
-    dropped: list[Dropped]
+    shards: tuple[ShardFact, ...]
+    dropped: tuple[Dropped, ...]
+    notes: tuple[str, ...]
     channels: tuple[str, ...]
     sfreq_hz: float
     tmin_s: float
     n_times: int
+    unit: str
+
+
+@dataclass(frozen=True)
+class _Cut:
+    fact: CutFact
+    table: pd.DataFrame
+
+
+@dataclass(frozen=True)
+class _Known:
+    """What a task must know of a picture."""
+
+    row: int
+    concept: str
+    partition: str
 
 
 def prepare(experiment: Experiment) -> Manifest:
-    """Prepare an experiment's shard set, and that of its control where it has one; return the former's manifest."""
+    """Prepare an experiment's shard set and targets, and those of its control where it has one.
+
+    A set that is there is taken as it is, unless files of the source changed since; then it is prepared again.
+
+    Returns
+    -------
+    Manifest
+        Of the experiment's own set.
+    """
     control = experiment.control()
-    if control is not None:
-        _prepare(control)
-    return _prepare(experiment)
+    for each in (control, experiment) if control is not None else (experiment,):
+        manifest = _prepare(each)
+        targets.embed(each)
+    return manifest
+
+
+def survey(experiment: Experiment) -> str:
+    """Return, without writing anything, what a preparation finds, what it will write, how large, and what is missing."""
+    source = open_source(experiment.data.source, experiment.compute.data_uri)
+    refs, pictures = source.recordings(), source.pictures()
+    uri = places.shards(experiment)
+    fact = source.fact
+    subjects = sorted({ref.subject for ref in refs})
+    lines = [
+        f"source: {fact.name} ({fact.design} design, {fact.licence})",
+        f"found: {len(refs)} recordings of {len(subjects)} subjects, {len(pictures)} pictures of "
+        f"{len({p.concept for p in pictures})} concepts",
+        *(f"found: {finding}" for finding in source.findings),
+    ]
+    if not refs:
+        return "\n".join([*lines, "missing: a usable recording"])
+    first = cut(source.read(refs[0]), experiment.data.epochs)
+    n, n_chans, n_times = first.eeg_uv_NCT.shape
+    size = n * len(refs) * (n_chans * n_times * 2 + 2048)
+    dropped = f", {len(first.dropped)} dropped" if first.dropped else ""
+    lines += [
+        f"first recording: {refs[0].key}, {n} trials of {n_chans} electrodes x {n_times} samples at "
+        f"{first.sfreq_hz:g} Hz from {first.tmin_s:g} s, in {first.unit}{dropped}",
+        *(f"note: {note}" for note in first.notes),
+        f"will write: about {n * len(refs)} trials, {size / 1e9:.2f} GB, to {uri}",
+        *(f"will write: targets of {t} to {places.targets(experiment, t)}" for t in places.towers(experiment).values()),
+    ]
+    missing = [f"missing: {problem}" for problem in _problems(experiment, pictures)]
+    return "\n".join([*lines, *_state(uri, refs, _digest_of(source, refs, pictures, experiment)), *missing])
+
+
+def _problems(experiment: Experiment, pictures: list[Picture]) -> list[str]:
+    """Return what cannot be opened: pictures, each with its reason, and towers."""
+    found: list[str] = []
+    for picture in pictures:
+        try:
+            for image in picture.images():
+                image.close()
+        except ValueError as error:
+            found.append(str(error))
+    for tower in places.towers(experiment).values():
+        try:
+            targets.open_tower(tower, experiment.compute.weights_uri)
+        except (ValueError, OSError) as error:
+            found.append(f"tower {tower}: {error}")
+    return found
+
+
+def _state(uri: str, refs: list[RecordingRef], source_digest: str) -> list[str]:
+    if storage.exists(storage.join(uri, MANIFEST_NAME)):
+        same = read_manifest(uri).source_digest == source_digest
+        return ["state: prepared already" if same else "state: prepared from other files; will be prepared again"]
+    done = [ref for ref in refs if storage.exists(_part(uri, source_digest, f"{ref.key}.json"))]
+    return [f"state: {len(done)} of {len(refs)} recordings are finished"] if done else []
 
 
 def _prepare(experiment: Experiment) -> Manifest:
-    """Read, cut, embed and pack everything an experiment needs, and publish its manifest last.
+    """Read, cut and pack everything an experiment needs, and publish its manifest last.
 
     Raises
     ------
@@ -55,80 +144,100 @@ def _prepare(experiment: Experiment) -> Manifest:
     """
     source = open_source(experiment.data.source, experiment.compute.data_uri)
     refs, pictures = source.recordings(), source.pictures()
+    uri, source_digest = places.shards(experiment), _digest_of(source, refs, pictures, experiment)
     for finding in source.findings:
         say(f"prepare: {finding}")
-    uri = places.shards(experiment)
-    storage.delete_prefix(uri)
+    if storage.exists(storage.join(uri, MANIFEST_NAME)):
+        there = read_manifest(uri)
+        if there.source_digest == source_digest:
+            say(f"prepare: {there.n_trials} trials are there already, in {uri}")
+            return there
+        say(f"prepare: files of the source changed since {uri} was prepared; it is prepared again")
+        storage.delete_prefix(uri)
     described = experiment.model_dump_json()
-    tower = open_tower(experiment.targets.tower, experiment.compute.weights_uri)
-
     starts = range(0, len(pictures), PICTURES_PER_SHARD)
-    picture_parts: list[_Embedded] = gather(
-        [_embed.remote(described, uri, k, s) for k, s in enumerate(starts)], "prepare: embed pictures", "shards"
+    packed: list[tuple[ShardFact, list[str]]] = gather(
+        [_pack_pictures.remote(described, uri, source_digest, k, s) for k, s in enumerate(starts)],
+        "prepare: pack pictures",
+        "shards",
     )
-    picture_ids = [p for _, ids, _ in picture_parts for p in ids]
-    target_PD = np.concatenate([z for _, _, z in picture_parts])
-    concept = {p.picture: p.concept for p in pictures}
-    known = ray.put({p: (row, target_PD[row]) for row, p in enumerate(picture_ids)})
-
+    concept = {p.picture: (p.concept, p.partition) for p in pictures}
+    picture_ids = [picture for _, ids in packed for picture in ids]
+    known = ray.put({p: _Known(row, *concept[p]) for row, p in enumerate(picture_ids) if p in concept})
+    noise = ray.put(_noise_weights(experiment, described, uri, source_digest, refs, known))
     cuts: list[_Cut] = gather(
-        [_cut_recording.remote(described, uri, ref, known, concept) for ref in refs],
+        [_cut_recording.remote(described, uri, source_digest, ref, known, noise) for ref in refs],
         "prepare: cut and pack",
         "recordings",
     )
     table = _trial_table(refs, cuts)
-    partitions = {p.picture: p.partition for p in pictures}
-    divisions = (experiment.protocol.split_by, *experiment.protocol.also_split_by)
-    folds = tuple(
-        fold
-        for by in divisions
-        for fold in make_folds(table, partitions, experiment.protocol.model_copy(update={"split_by": by}))
-    )
-    first = cuts[0]
+    first = cuts[0].fact
+    notes = [note for part in cuts for note in part.fact.notes]
     manifest = Manifest(
         source=source.fact,
+        unit=first.unit,
         sfreq_hz=first.sfreq_hz,
         tmin_s=first.tmin_s,
         n_times=first.n_times,
         channels=first.channels,
-        target=tower.fact,
-        trials=tuple(shard for part in cuts for shard in part.shards),
-        pictures=tuple(shard for shard, _, _ in picture_parts),
+        trials=tuple(shard for part in cuts for shard in part.fact.shards),
+        pictures=tuple(shard for shard, _ in packed),
         table={"name": "table.parquet", "size_bytes": 0, "sha256": ""},
-        folds=folds,
         n_trials=len(table),
         n_pictures=len(picture_ids),
-        dropped=tuple(d for part in cuts for d in part.dropped),
-        findings=tuple(source.findings),
-        config_digest=experiment.digest("data", "targets", "protocol"),
+        dropped=tuple(d for part in cuts for d in part.fact.dropped),
+        findings=tuple(dict.fromkeys([*source.findings, *notes])),
+        config_digest=experiment.digest("data"),
+        source_digest=source_digest,
     )
     published = publish(uri, manifest, table)
+    storage.delete_prefix(storage.join(uri, PARTS))
     say(
-        f"prepare: {published.n_trials} trials, {len(published.dropped)} dropped, {published.n_pictures} pictures, "
-        f"{len(folds)} folds in {uri}"
+        f"prepare: {published.n_trials} trials, {len(published.dropped)} dropped, {published.n_pictures} pictures "
+        f"in {uri}"
     )
     return published
 
 
+def _digest_of(source: Source, refs: list[RecordingRef], pictures: list[Picture], experiment: Experiment) -> str:
+    """Return the sha256 of what a source names, and of size and time of every file below its folder."""
+    folder = Path(experiment.compute.data_uri.removeprefix("file://")) if experiment.compute.data_uri else None
+    files = sorted(path for path in folder.rglob("*") if path.is_file()) if folder else []
+    told = {
+        "source": source.fact.model_dump(),
+        "recordings": [(ref.key, ref.subject, ref.session, ref.run) for ref in refs],
+        "pictures": [(p.picture, p.concept, p.partition) for p in pictures],
+        "files": [(str(f.relative_to(folder)), f.stat().st_size, int(f.stat().st_mtime)) for f in files if folder],
+    }
+    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
+
+
+def _part(uri: str, source_digest: str, name: str) -> str:
+    return storage.join(uri, PARTS, source_digest[:12], name)
+
+
 @ray.remote(num_cpus=1)
-def _embed(described: str, uri: str, shard: int, start: int) -> _Embedded:
-    """Embed and pack one shard of pictures; a class of several images also gets a row for each of them."""
+def _pack_pictures(described: str, uri: str, source_digest: str, shard: int, start: int) -> tuple[ShardFact, list[str]]:
+    """Pack one shard of pictures; a class of several images also gets a row for each of them."""
+    part = _part(uri, source_digest, f"pictures-{shard:06d}.json")
+    if storage.exists(part):
+        kept = json.loads(storage.read_bytes(part))
+        return ShardFact.model_validate(kept["shard"]), kept["ids"]
     experiment = Experiment.model_validate_json(described)
     source = open_source(experiment.data.source, experiment.compute.data_uri)
-    tower = open_tower(experiment.targets.tower, experiment.compute.weights_uri)
-    rows: list[tuple[str, str, Image.Image]] = []
-    targets: list[np.ndarray] = []
+    rows: list[PackedPicture] = []
     for picture in source.pictures()[start : start + PICTURES_PER_SHARD]:
         images = picture.images()
-        z_ND = tower.embed(images)
-        rows.append((picture.picture, picture.concept, _mean_image(picture, images)))
-        targets.append(z_ND.mean(axis=0))
+        rows.append(PackedPicture(picture.picture, picture.concept, _mean_image(picture, images)))
         if len(images) > 1:
-            rows += [(f"{picture.picture}/{k:02d}", picture.concept, image) for k, image in enumerate(images)]
-            targets += list(z_ND)
-    target_PD = np.stack(targets).astype(np.float32)
-    fact = write_picture_shard(uri, f"pictures-{shard:06d}", rows, target_PD)
-    return fact, [name for name, _, _ in rows], target_PD
+            rows += [
+                PackedPicture(f"{picture.picture}/{k:02d}", picture.concept, image, picture.picture)
+                for k, image in enumerate(images)
+            ]
+    fact = write_picture_shard(uri, f"pictures-{shard:06d}", rows)
+    ids = [row.picture for row in rows]
+    storage.write_bytes(part, json.dumps({"shard": fact.model_dump(mode="json"), "ids": ids}).encode())
+    return fact, ids
 
 
 def _mean_image(picture: Picture, images: list[Image.Image]) -> Image.Image:
@@ -141,58 +250,165 @@ def _mean_image(picture: Picture, images: list[Image.Image]) -> Image.Image:
     return Image.fromarray(np.rint(mean).astype(np.uint8))
 
 
+def _noise_weights(
+    experiment: Experiment,
+    described: str,
+    uri: str,
+    source_digest: str,
+    refs: list[RecordingRef],
+    known: "ray.ObjectRef[dict[str, _Known]]",
+) -> dict[tuple[str, str], F64]:
+    """Return the noise normalisation of each (subject, session), from its training trials alone; empty without it.
+
+    Raises
+    ------
+    ValueError
+        A session without training trials.
+    """
+    if experiment.data.epochs.mvnn == "none":
+        return {}
+    sums: list[dict[tuple[str, str], NoiseSum]] = gather(
+        [_noise_of.remote(described, uri, source_digest, ref, known) for ref in refs],
+        "prepare: noise of training trials",
+        "recordings",
+    )
+    total: dict[tuple[str, str], NoiseSum] = {}
+    for part in sums:
+        for session, found in part.items():
+            total[session] = total[session] + found if session in total else found
+    return {session: found.weight() for session, found in total.items()}
+
+
+@ray.remote(num_cpus=1)
+def _noise_of(
+    described: str, uri: str, source_digest: str, ref: RecordingRef, known: dict[str, _Known]
+) -> dict[tuple[str, str], NoiseSum]:
+    """Return a recording's part of the noise covariance of its sessions."""
+    experiment = Experiment.model_validate_json(described)
+    part = _part(uri, source_digest, f"{ref.key}.noise.npz")
+    if storage.exists(part):
+        with np.load(io.BytesIO(storage.read_bytes(part))) as kept:
+            names = json.loads(str(kept["sessions"]))
+            return {
+                (subject, session): NoiseSum(kept["sum_SCC"][s], int(kept["n_S"][s]))
+                for s, (subject, session) in enumerate(names)
+            }
+    trials = _trials(experiment, ref)
+    table = trials.table
+    unknown = sorted({str(known[p].partition) for p in table["picture"] if p in known} - {"train", "test", "val"})
+    if unknown:
+        raise ValueError(
+            f"{ref.key}: data.epochs.mvnn needs pictures with a partition of the source's own, so that only training "
+            f"trials are used, got '{unknown[0]}'. Set data.epochs.mvnn='none'; encoder.whiten is fitted in each fold."
+        )
+    sums: dict[tuple[str, str], NoiseSum] = {}
+    for (subject, session), rows in table.groupby(["subject", "session"]).indices.items():
+        train = [row for row in rows.tolist() if known[table["picture"].iloc[row]].partition == "train"]
+        if train:
+            shown = table["picture"].to_numpy(str)[train]
+            sums[(str(subject), str(session))] = noise_sum(trials.eeg_uv_NCT[train], shown, experiment.data.epochs.mvnn)
+    file = io.BytesIO()
+    n_chans = len(trials.channels)
+    np.savez(
+        file,
+        sessions=np.array(json.dumps(list(sums))),
+        sum_SCC=np.array([found.sum_CC for found in sums.values()]).reshape(-1, n_chans, n_chans),
+        n_S=np.array([found.n for found in sums.values()], np.int64),
+    )
+    storage.write_bytes(part, file.getvalue())
+    return sums
+
+
+def _trials(experiment: Experiment, ref: RecordingRef) -> Trials:
+    source = open_source(experiment.data.source, experiment.compute.data_uri)
+    return cut(source.read(ref), experiment.data.epochs)
+
+
 @ray.remote(num_cpus=1)
 def _cut_recording(
     described: str,
     uri: str,
+    source_digest: str,
     ref: RecordingRef,
-    known: dict[str, tuple[int, np.ndarray]],
-    concept: dict[str, str],
+    known: dict[str, _Known],
+    noise: dict[tuple[str, str], F64],
 ) -> _Cut:
-    """Read, cut and pack one recording; memory is bounded by it."""
+    """Read, cut and pack one recording."""
+    part = _part(uri, source_digest, f"{ref.key}.json")
+    rows_part = _part(uri, source_digest, f"{ref.key}.parquet")
+    if storage.exists(part):
+        fact = CutFact.model_validate_json(storage.read_bytes(part))
+        return _Cut(fact, pd.read_parquet(io.BytesIO(storage.read_bytes(rows_part))))
     experiment = Experiment.model_validate_json(described)
-    source = open_source(experiment.data.source, experiment.compute.data_uri)
-    recording = source.read(ref)
-    if isinstance(recording, CutRecording):
-        raise ValueError(f"{ref.key}: trials that were cut before cannot be prepared yet, only continuous recordings.")
-    trials = cut(recording, experiment.data.epochs)
+    trials = _trials(experiment, ref)
     table = trials.table.copy()
     unknown = sorted(set(table["picture"]) - set(known))
     if unknown:
         raise ValueError(f"{ref.key}: event names picture '{unknown[0]}', which the source has no file for.")
-    table["concept"] = [concept[p] for p in table["picture"]]
-    table["picture_row"] = [known[p][0] for p in table["picture"]]
+    pictures = [known[p] for p in table["picture"]]
+    table["concept"] = [p.concept for p in pictures]
+    table["partition"] = [p.partition for p in pictures]
+    table["picture_row"] = [p.row for p in pictures]
     table["key"] = [f"{ref.key}_{event:05d}" for event in table["event"]]
-    target_ND = np.stack([known[p][1] for p in table["picture"]]) if len(table) else np.zeros((0, 0), np.float32)
+    eeg_NCT, unit = trials.eeg_uv_NCT, trials.unit
+    if experiment.data.epochs.mvnn != "none":
+        eeg_NCT, unit = _whitened(trials, noise, experiment.data.epochs.clamp, ref), "whitened"
     step = experiment.data.trials_per_shard
-    shards = [
+    shards = tuple(
         write_trial_shard(
-            uri,
-            f"trials-{ref.key}-{k:03d}",
-            trials.eeg_uv_NCT[start : start + step],
-            target_ND[start : start + step],
-            table.iloc[start : start + step],
+            uri, f"trials-{ref.key}-{k:03d}", eeg_NCT[start : start + step], table.iloc[start : start + step]
         )
         for k, start in enumerate(range(0, len(table), step))
-    ]
-    n_times = trials.eeg_uv_NCT.shape[2]
-    return _Cut(shards, table, trials.dropped, trials.channels, trials.sfreq_hz, trials.tmin_s, n_times)
+    )
+    fact = CutFact(
+        shards=shards,
+        dropped=tuple(trials.dropped),
+        notes=trials.notes,
+        channels=trials.channels,
+        sfreq_hz=trials.sfreq_hz,
+        tmin_s=trials.tmin_s,
+        n_times=trials.eeg_uv_NCT.shape[2],
+        unit=unit,
+    )
+    rows = io.BytesIO()
+    table.to_parquet(rows, engine="pyarrow", index=False)
+    storage.write_bytes(rows_part, rows.getvalue())
+    storage.write_bytes(part, fact.model_dump_json().encode())
+    return _Cut(fact, table)
+
+
+def _whitened(
+    trials: Trials, noise: dict[tuple[str, str], F64], clamp: float | None, ref: RecordingRef
+) -> npt.NDArray[np.float32]:
+    """Apply each session's noise normalisation to all its trials."""
+    eeg_NCT = np.empty_like(trials.eeg_uv_NCT)
+    for (subject, session), rows in trials.table.groupby(["subject", "session"]).indices.items():
+        weight_CC = noise.get((str(subject), str(session)))
+        if weight_CC is None:
+            raise ValueError(
+                f"{ref.key}: data.epochs.mvnn needs training trials in every session, and session '{session}' of "
+                f"subject '{subject}' has none. Leave the session out, or set data.epochs.mvnn='none'."
+            )
+        eeg_NCT[rows] = whitened(trials.eeg_uv_NCT[rows], weight_CC)
+    return clamped(eeg_NCT, clamp) if clamp is not None else eeg_NCT
 
 
 def _trial_table(refs: list[RecordingRef], cuts: list[_Cut]) -> pd.DataFrame:
     """Join the recordings' tables in their order; the row is the trial's number."""
     if not cuts:
         raise ValueError("the source names no usable recording; see the findings above.")
-    shape = (cuts[0].channels, cuts[0].sfreq_hz, cuts[0].n_times)
+    shape = (cuts[0].fact.channels, cuts[0].fact.sfreq_hz, cuts[0].fact.n_times, cuts[0].fact.unit)
     for ref, part in zip(refs, cuts, strict=True):
-        if (part.channels, part.sfreq_hz, part.n_times) != shape:
+        fact = part.fact
+        if (fact.channels, fact.sfreq_hz, fact.n_times, fact.unit) != shape:
             raise ValueError(
-                f"{ref.key}: electrodes, rate and length must be those of {refs[0].key} {shape[1:]}, got "
-                f"{(part.sfreq_hz, part.n_times)} and electrodes {part.channels}. Choose data.epochs.channels."
+                f"{ref.key}: electrodes, rate, length and unit must be those of {refs[0].key} {shape[1:]}, got "
+                f"{(fact.sfreq_hz, fact.n_times, fact.unit)} and electrodes {fact.channels}. Choose "
+                "data.epochs.channels."
             )
     table = pd.concat([part.table for part in cuts], ignore_index=True)
     if table.empty:
-        raise ValueError(f"no trial was left after {sum(len(p.dropped) for p in cuts)} were dropped.")
+        raise ValueError(f"no trial was left after {sum(len(p.fact.dropped) for p in cuts)} were dropped.")
     doubled = table["key"][table["key"].duplicated()]
     if len(doubled):
         raise ValueError(f"trial key '{doubled.iloc[0]}' occurs twice; keys must be unique.")

@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 
-import psutil  # type: ignore[import-untyped]
+import psutil
 
 # Below the range from which the kernel takes ports of outgoing connections, so that none of them comes between.
 _PORTS = range(20000, 30000)

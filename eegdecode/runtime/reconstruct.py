@@ -10,7 +10,7 @@ from PIL import Image
 
 from eegdecode import storage
 from eegdecode.config import Experiment
-from eegdecode.data.shardset import ShardSet, open_shards
+from eegdecode.data.shardset import ShardSet
 from eegdecode.evaluate import plots
 from eegdecode.evaluate.reconstruction import pixcorr, resized, ssim, two_way
 from eegdecode.evaluate.report import AnchorScore, ReconstructionScore, Report, load_report, write_report
@@ -50,8 +50,8 @@ def reconstruct(experiment: Experiment) -> Report:
     ValueError
         A report of another run, or a bundle of another shard set.
     """
-    shards = open_shards(places.shards(experiment), experiment.compute.cache_dir)
-    folds = [fold for fold in shards.manifest.folds if fold.by == experiment.protocol.split_by]
+    shards = places.open_set(experiment)
+    folds = [fold for fold in shards.folds if fold.by == experiment.protocol.split_by]
     progress = Progress("reconstruct: draw", len(folds), "folds")
     drawn = []
     for fold in folds:
@@ -82,7 +82,7 @@ def reconstruct(experiment: Experiment) -> Report:
 
 
 def _draw(experiment: Experiment, shards: ShardSet, fold_name: str) -> _Drawn:
-    fold = next(fold for fold in shards.manifest.folds if fold.name == fold_name)
+    fold = next(fold for fold in shards.folds if fold.name == fold_name)
     tested = open_tested(experiment, shards, fold)
     averaged = average_repetitions(
         tested.eeg_uv_NCT,
@@ -95,7 +95,7 @@ def _draw(experiment: Experiment, shards: ShardSet, fold_name: str) -> _Drawn:
     rows = np.array([row_of[picture] for picture in averaged.picture_Q], np.int64)
     reconstructor, seed = tested.reconstructor, experiment.drawer.seed
     condition_QD = reconstructor.condition(reconstructor.embed(averaged.eeg_uv_QCT))
-    train_rows = drawn_rows(shards, shards.manifest.folds)
+    train_rows = drawn_rows(shards, shards.folds)
     anchors = anchor_conditions(shards.target_PD[rows], shards.target_PD[train_rows], seed, condition_QD)
     # Every picture starts from the same noise, so that what differs comes from the condition, and a picture served
     # alone is the picture drawn here.

@@ -16,7 +16,6 @@ from ray.tune.schedulers import ASHAScheduler
 
 from eegdecode import storage
 from eegdecode.config import Experiment
-from eegdecode.data.shardset import open_shards
 from eegdecode.runtime import places, tracking
 from eegdecode.runtime.progress import say
 from eegdecode.train.engine import build_engine
@@ -39,7 +38,7 @@ def search(experiment: Experiment) -> dict[str, Any]:
     tracked = tracking.find_or_create_run(
         experiment.compute.tracking_uri, "eegdecode", f"search {experiment.run_id}", {"search_of": experiment.run_id}
     )
-    folds = open_shards(places.shards(experiment)).manifest.folds
+    folds = places.open_set(experiment).folds
     points = _points(experiment)
     validations = -(-experiment.search.steps // _validate_every(experiment))
     cpus = int(ray.cluster_resources().get("CPU", 1))
@@ -118,9 +117,9 @@ def _try(config: Mapping[str, Any], experiment: str, parent: str) -> None:
         )
     )
     tracker.log_params({key: str(value) for key, value in changes.items()})
-    shards = open_shards(places.shards(base), base.compute.cache_dir)
+    shards = places.open_set(base)
     best: dict[str, float] = {}
-    for fold in shards.manifest.folds:
+    for fold in shards.folds:
         run = build_fold(changed, shards, fold, 0, 1, search=True)
         if run.validation is None:
             raise ValueError(

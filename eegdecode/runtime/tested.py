@@ -36,12 +36,15 @@ def open_tested(experiment: Experiment, shards: ShardSet, fold: Fold) -> Tested:
     """
     uri = places.bundle(experiment, fold.name)
     made = bundle.load(uri)
-    if made.fact.manifest_digest != shards.manifest.digest:
-        raise ValueError(
-            f"{uri} must have been trained on the shard set it is scored on, got manifest "
-            f"{made.fact.manifest_digest[:12]} against {shards.manifest.digest[:12]}. "
-            "Train again, or score on the set it was trained on."
-        )
+    for what, trained, scored in (
+        ("shard set", made.fact.manifest_digest, shards.manifest.digest),
+        ("target set", made.fact.targets_digest, shards.target.manifest.digest),
+    ):
+        if trained != scored:
+            raise ValueError(
+                f"{uri} must have been trained on the {what} it is scored on, got {trained[:12]} against "
+                f"{scored[:12]}. Train again, or score on the set it was trained on."
+            )
     trials = test_trials(shards, fold)
-    eeg_uv_NCT = shards.gather(trials)[0].astype(np.float32)
+    eeg_uv_NCT = shards.gather(trials).astype(np.float32)
     return Tested(fold, made, Reconstructor(made), shards.table.iloc[trials].reset_index(drop=True), eeg_uv_NCT)

@@ -21,7 +21,7 @@ from torch import nn
 
 from eegdecode import bundle, collectives, hub, storage
 from eegdecode.config import Compute, Experiment, Schedule
-from eegdecode.data.shardset import ShardSet, open_shards, read_manifest
+from eegdecode.data.shardset import ShardSet
 from eegdecode.diffusion.drawer import Drawer, DrawerTask, PictureStream
 from eegdecode.runtime import places, tracking
 from eegdecode.runtime.progress import Progress as Shown
@@ -78,11 +78,12 @@ def train(experiment: Experiment) -> list[str]:
     if result.error is not None:
         parent.finish("FAILED")
         raise RuntimeError(f"training {experiment.run_id} failed: {result.error}") from result.error
-    facts = read_manifest(places.shards(experiment))
-    uris = [places.bundle(experiment, fold.name) for fold in facts.folds]
+    shards = places.open_set(experiment, verify=False)
+    facts = shards.manifest
+    uris = [places.bundle(experiment, fold.name) for fold in shards.folds]
     with tempfile.TemporaryDirectory() as folder:  # the first fold's stands for all: a model each would take a minute
         first = bundle.copy(uris[0], Path(folder))
-        parent.log_bundle(first, facts.folds[0].name, len(facts.channels), facts.n_times)
+        parent.log_bundle(first, shards.folds[0].name, len(facts.channels), facts.n_times)
     parent.finish("FINISHED")
     say(f"train: {len(uris)} bundles in {places.run(experiment)}")
     return uris
@@ -94,8 +95,8 @@ def _worker(config: Mapping[str, Any]) -> None:
         if config[key] is None:
             continue
         experiment = Experiment.model_validate_json(config[key])
-        shards = open_shards(places.shards(experiment), experiment.compute.cache_dir)
-        folds = shards.manifest.folds
+        shards = places.open_set(experiment)
+        folds = shards.folds
         changed = {fold.name: experiment.override(config["tuned"].get(fold.name, {})) for fold in folds}
         stages = Stages(experiment, config["parent"])
         for fold in folds:
@@ -227,7 +228,7 @@ class Stages:
 def _fit_fold(
     stages: Stages, experiment: Experiment, shards: ShardSet, name: str
 ) -> tuple[dict[str, Any], Callable[[Path], None]]:
-    fold = next(fold for fold in shards.manifest.folds if fold.name == name)
+    fold = next(fold for fold in shards.folds if fold.name == name)
     run = build_fold(experiment, shards, fold, collectives.rank(), collectives.world_size())
     keep_best = experiment.protocol.selection == "validation"
     progress, curve, weights = stages.fit(
@@ -256,7 +257,7 @@ def _fit_drawer(
     stages: Stages, experiment: Experiment, shards: ShardSet
 ) -> tuple[dict[str, Any], Callable[[Path], None]]:
     plan = experiment.drawer
-    rows = drawn_rows(shards, shards.manifest.folds)
+    rows = drawn_rows(shards, shards.folds)
     target_PD = shards.target_PD[rows]
     torch.manual_seed(plan.seed)
     drawer = Drawer(
@@ -299,7 +300,7 @@ def _publish_bundles(stages: Stages, changed: Mapping[str, Experiment], shards: 
     with tempfile.TemporaryDirectory() as local:
         drawn = stages.has(DRAWER_STAGE)
         drawer = Drawer.load(stages.fetch(DRAWER_STAGE, Path(local) / DRAWER_STAGE)) if drawn else None
-        for fold in shards.manifest.folds:
+        for fold in shards.folds:
             facts = stages.facts(fold.name)
             run = build_fold(changed[fold.name], shards, fold, 0, 1)
             weights = load_file(stages.fetch(fold.name, Path(local) / fold.name) / "decoder.safetensors")

@@ -134,7 +134,7 @@ def build_engine(task: nn.Module, schedule: Schedule, compute: Compute, total_ba
             raise ValueError(
                 f"parameter '{name}' must have a dimension, DeepSpeed cannot send it otherwise: use shape [1]."
             )
-    device = _device(compute)
+    device = device_of(compute)
     bfloat16 = compute.precision == "bfloat16"
     task.to(device)
     task.train()
@@ -299,7 +299,14 @@ def _adamw(task: nn.Module, schedule: Schedule) -> torch.optim.AdamW:
     return torch.optim.AdamW([g for g in groups if g["params"]], lr=schedule.lr, betas=schedule.betas)
 
 
-def _device(compute: Compute) -> torch.device:
+def device_of(compute: Compute) -> torch.device:
+    """Return the device this worker computes on.
+
+    Raises
+    ------
+    ValueError
+        A GPU asked for where there is none.
+    """
     if compute.gpus_per_worker == 0:
         return torch.device("cpu")
     if not torch.cuda.is_available():

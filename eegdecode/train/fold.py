@@ -25,11 +25,14 @@ from eegdecode.diffusion.drawer import Drawer
 from eegdecode.models.decoder import Decoder, build_decoder
 from eegdecode.models.linear import LinearMap
 from eegdecode.train.closed_form import canonical, ridge_loo
+from eegdecode.train.engine import device_of
 from eegdecode.train.task import ContrastiveTask
 
 FRONT_TRIALS = 20_000
 """Trials the front is fitted on at most: its covariance is long settled by then."""
 Scores = Mapping[str, float]
+_NEW = ("concept", "picture")
+"""Divisions whose test pictures were not shown in training."""
 
 
 @dataclass(frozen=True)
@@ -91,27 +94,36 @@ def build_fold(
         fold = fold.model_copy(update={"train": (*fold.train, *fold.val), "val": ()})
     train_N = shards.trials_of(fold, "train")
     val_N = shards.trials_of(fold, "val")
-    facts = shards.manifest
+    facts, target = shards.manifest, shards.target.manifest.target
     torch.manual_seed(experiment.schedule.seed)  # first weights belong to the science of a run
     decoder = build_decoder(
         experiment.encoder.name,
         n_chans=len(facts.channels),
         n_times=facts.n_times,
-        target_dim=facts.target.dim,
+        target_dim=target.dim,
         dropout=experiment.encoder.dropout,
         temperature=experiment.loss.temperature,
         learn_temperature=experiment.loss.learn_temperature,
         project=experiment.targets.project,
     )
     some = np.random.default_rng(experiment.schedule.seed).permutation(train_N)[:FRONT_TRIALS]
-    decoder.set_front(*fit_front(shards.gather(np.sort(some))[0], experiment.encoder.whiten))
+    decoder.set_front(*fit_front(shards.gather(np.sort(some)), experiment.encoder.whiten))
     if experiment.targets.centre:
         rows = np.unique(shards.picture_row[train_N])
         decoder.target_centre_D.copy_(torch.from_numpy(shards.target_PD[rows].mean(axis=0, dtype=np.float64)))
     if experiment.encoder.start == "canonical":
         _start_canonical(decoder, shards, train_N)
     stream = open_stream(
-        shards, fold, "train", experiment.loss.contrastive_batch, experiment.schedule.seed, rank, world
+        shards,
+        fold,
+        "train",
+        experiment.loss.contrastive_batch,
+        experiment.schedule.seed,
+        rank,
+        world,
+        experiment.stream,
+        experiment.compute.residency,
+        device_of(experiment.compute),
     )
     return FoldRun(
         fold=fold,
@@ -125,8 +137,13 @@ def build_fold(
 
 def drawn_rows(shards: ShardSet, folds: tuple[Fold, ...]) -> NDArray[np.int64]:
     """Return the picture rows a drawer may learn from: none of a concept that a fold tests or validates on."""
-    held = {concept for fold in folds if fold.by == "concept" for concept in (*fold.test, *fold.val)}
-    rows = [row for row, concept in enumerate(shards.picture_concepts) if concept not in held]
+    held = {by: {name for fold in folds if fold.by == by for name in (*fold.test, *fold.val)} for by in _NEW}
+    # A class of several images has a row for each, named after it.
+    rows = [
+        row
+        for row, (picture, concept) in enumerate(zip(shards.picture_ids, shards.picture_concepts, strict=True))
+        if concept not in held["concept"] and picture not in held["picture"]
+    ]
     return np.array(rows, np.int64)
 
 
@@ -149,12 +166,13 @@ def make_bundle(
         experiment=experiment,
         fact=BundleFact(
             manifest_digest=facts.digest,
+            targets_digest=shards.target.manifest.digest,
             fold=run.fold,
             channels=facts.channels,
             sfreq_hz=facts.sfreq_hz,
             tmin_s=facts.tmin_s,
             n_times=facts.n_times,
-            target=facts.target,
+            target=shards.target.manifest.target,
             step=step,
             val_score=val_score,
         ),
@@ -172,7 +190,7 @@ def make_bundle(
 
 def _start_canonical(decoder: Decoder, shards: ShardSet, train_N: NDArray[np.int64]) -> None:
     """Set a linear encoder and the target's map to the canonical directions of the training trials."""
-    eeg_uv_NCT, target_ND = shards.gather(train_N)
+    eeg_uv_NCT, target_ND = shards.gather(train_N), shards.target_PD[shards.picture_row[train_N]]
     front_CC, bias_C = decoder.front_weight_CC.numpy(), decoder.front_bias_C.numpy()
     white_NF = np.concatenate(
         [
@@ -209,10 +227,11 @@ def _averaged(
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     """Return EEG averaged over a picture's repetitions in one subject (one run where runs are split), and its row."""
     table = shards.table.iloc[trials_N]
-    who = table["subject"].astype(str) if fold.by == "concept" else pd.Series(group_of(table, "run"), table.index)
+    new = fold.by in _NEW
+    who = table["subject"].astype(str) if new else pd.Series(group_of(table, "run"), table.index)
     means, rows = [], []
     for _, members in table.groupby([who, "picture_row"]):
-        means.append(shards.gather(members.index.to_numpy(np.int64))[0].mean(axis=0, dtype=np.float32))
+        means.append(shards.gather(members.index.to_numpy(np.int64)).mean(axis=0, dtype=np.float32))
         rows.append(int(members["picture_row"].iloc[0]))
     return np.stack(means), np.array(rows, np.int64)
 
@@ -264,4 +283,4 @@ class Relabelled:
         """Yield the stream's batches with the other pictures' targets."""
         for batch in self._stream.starting_at(trials_seen):
             row_B = self._row_N[batch.trial_B]
-            yield TrialBatch(batch.eeg_uv_BCT, self._target_PD[row_B], batch.trial_B, row_B)
+            yield TrialBatch(batch.eeg_uv_BCT, self._target_PD[row_B], batch.trial_B, row_B, batch.pass_B)

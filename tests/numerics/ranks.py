@@ -43,7 +43,7 @@ class Slices:
         for start in range(trials_seen, len(self.eeg), BATCH):
             low = start + micro * collectives.rank()
             rows = torch.arange(low, low + micro)
-            yield TrialBatch(self.eeg[rows], self.target[rows], rows, self.picture[rows])
+            yield TrialBatch(self.eeg[rows], self.target[rows], rows, self.picture[rows], torch.zeros_like(rows))
 
 
 def schedule(steps: int = STEPS) -> Schedule:

@@ -70,14 +70,13 @@ class Recorded:
 
 def worker(config: dict[str, str]) -> None:
     from eegdecode import collectives
-    from eegdecode.data.shardset import open_shards
     from eegdecode.runtime.train import Stages
     from eegdecode.train.fold import build_fold
 
     experiment = Experiment.model_validate_json(config["experiment"])
-    shards = open_shards(places.shards(experiment))
+    shards = places.open_set(experiment)
     rank = collectives.rank()
-    run = build_fold(experiment, shards, shards.manifest.folds[0], rank, collectives.world_size())
+    run = build_fold(experiment, shards, shards.folds[0], rank, collectives.world_size())
     stream = Recorded(run.stream, Path(config["out"]) / f"trials-{rank}.jsonl")
     stages = Stages(experiment, "")
     progress, _, weights = stages.fit(

@@ -12,9 +12,11 @@ import torch
 from PIL import Image
 
 from eegdecode import storage
-from eegdecode.batch import FileFact, Fold, Manifest, SourceFact, TargetFact
+from eegdecode.batch import Fold, Manifest
 from eegdecode.data import shards, stream
 from eegdecode.storage import MissingError, StorageError
+from tests.writers import shard_set
+from tests.writers.shard_set import trial_table
 
 pytestmark = pytest.mark.s3
 
@@ -32,45 +34,23 @@ def bucket(s3: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> str:
     return name
 
 
+IDS = [f"p{k}" for k in range(5)]
+
+
 def publish_to(uri: str) -> Manifest:
+    """A set at ``uri``, and its targets beside it at ``uri``-targets."""
     rng = np.random.default_rng(0)
     trial = np.arange(N)
-    eeg_uv_NCT, target_PD = rng.normal(0, 20, (N, C, T)), rng.normal(0, 1, (5, D))
-    table = pd.DataFrame(
-        {
-            "key": [f"t{t:03d}" for t in trial],
-            "recording": "r",
-            "subject": "01",
-            "session": "01",
-            "run": (trial % 4).astype(str),
-            "position": trial,
-            "picture": [f"p{t % 5}" for t in trial],
-            "picture_row": trial % 5,
-            "concept": [f"c{t % 5}" for t in trial],
-            "repetition": trial // 5,
-        }
-    )
-    facts = [
-        shards.write_trial_shard(uri, f"t{a}", eeg_uv_NCT[a:b], target_PD[trial[a:b] % 5], table.iloc[a:b])
-        for a, b in ((0, 25), (25, N))
-    ]
-    pictures = [(f"p{k}", f"c{k}", Image.new("RGB", (8, 8), (k, 0, 0))) for k in range(5)]
-    manifest = Manifest(
-        source=SourceFact(name="test", licence="CC0", citation="", design="rapid", truth="picture"),
-        sfreq_hz=100.0,
-        tmin_s=0.0,
-        n_times=T,
-        channels=("O1", "Oz", "O2", "POz"),
-        target=TargetFact(tower="test", layer="", revision="", preprocessing="", dim=D),
-        trials=tuple(facts),
-        pictures=(shards.write_picture_shard(uri, "p", pictures, target_PD),),
-        table=FileFact(name="", size_bytes=0, sha256=""),
-        folds=(FOLD,),
-        n_trials=N,
-        n_pictures=5,
-        config_digest="0",
-    )
-    return shards.publish(uri, manifest, table)
+    eeg_uv_NCT, target_PD = rng.normal(0, 20, (N, C, T)), rng.normal(0, 1, (5, D)).astype(np.float32)
+    table = trial_table(N, trial % 5, run=(trial % 4).astype(str), repetition=trial // 5)
+    pictures = [shards.PackedPicture(name, f"c{k}", Image.new("RGB", (8, 8), (k, 0, 0))) for k, name in enumerate(IDS)]
+    manifest = shards.publish(uri, shard_set.write_set(uri, eeg_uv_NCT, table, (25, N - 25), pictures), table)
+    shard_set.publish_targets(f"{uri}-targets", manifest, IDS, target_PD)
+    return manifest
+
+
+def open_set(uri: str, cache: str | None = None, **options: object) -> shards.ShardSet:
+    return shards.open_shards(uri, cache, targets={"": f"{uri}-targets"}, **options)
 
 
 def test_objects_come_back_as_written(bucket: str, tmp_path: Path):
@@ -106,7 +86,7 @@ def test_streaming_from_s3_equals_local(bucket: str, tmp_path: Path):
     remote = f"s3://{bucket}/sets/one"
     local, cache = str(tmp_path / "local"), tmp_path / "cache"
     assert publish_to(remote).digest == publish_to(local).digest
-    near, far = shards.open_shards(local), shards.open_shards(remote, cache_dir=str(cache))
+    near, far = open_set(local), open_set(remote, str(cache))
 
     pd.testing.assert_frame_equal(near.table, far.table)
     np.testing.assert_array_equal(near.target_PD, far.target_PD)
@@ -119,40 +99,62 @@ def test_streaming_from_s3_equals_local(bucket: str, tmp_path: Path):
     for each in (one, *parts):
         each.close()
 
-    # A second opening takes the copies: it works after the objects are gone, all but the manifest.
-    for uri in storage.list_uris(remote):
+    np.testing.assert_array_equal(far.gather(np.arange(N)), near.gather(np.arange(N)))
+
+    # A second opening takes the copies: it works after the objects are gone, all but the manifests.
+    for uri in (*storage.list_uris(remote), *storage.list_uris(f"{remote}-targets")):
         if not uri.endswith("manifest.json"):
-            storage.delete_prefix(uri)
             boto3.client("s3", region_name="us-east-1").delete_object(Bucket=bucket, Key=uri.split("/", 3)[3])
-    again = shards.open_shards(remote, cache_dir=str(cache))
-    np.testing.assert_array_equal(again.gather(np.arange(N))[0], near.gather(np.arange(N))[0])
+    again = open_set(remote, str(cache))
+    np.testing.assert_array_equal(again.gather(np.arange(N)), near.gather(np.arange(N)))
+
+
+def copy_of(cache: Path, name: str) -> Path:
+    (found,) = cache.glob(f"*-{name}")
+    return found
 
 
 def test_a_spoilt_copy_is_fetched_again_and_a_spoilt_object_is_named(bucket: str, tmp_path: Path):
     remote, cache = f"s3://{bucket}/set", tmp_path / "cache"
-    manifest = publish_to(remote)
-    shards.open_shards(remote, cache_dir=str(cache))
-    copy = cache / manifest.digest / "t25.tar"
-    content = copy.read_bytes()
+    publish_to(remote)
+    want = open_set(remote, str(cache)).gather(np.arange(N))
+    content = copy_of(cache, "trials-1.tar").read_bytes()
     for spoilt in (content[:-1], content[:3000] + b"X" + content[3001:]):
-        copy.write_bytes(spoilt)
-        shards.open_shards(remote, cache_dir=str(cache))
-        assert copy.read_bytes() == content
+        copy_of(cache, "trials-1.tar").write_bytes(spoilt)
+        np.testing.assert_array_equal(open_set(remote, str(cache)).gather(np.arange(N)), want)
+        assert copy_of(cache, "trials-1.tar").read_bytes() == content
 
-    storage.write_bytes(f"{remote}/t25.tar", content[:3000] + b"X" + content[3001:])
-    with pytest.raises(StorageError, match=r"t25\.tar must have sha256"):
-        shards.open_shards(remote, cache_dir=str(tmp_path / "other"))
-    assert not (tmp_path / "other" / manifest.digest / "t25.tar").exists()
+    storage.write_bytes(f"{remote}/trials-1.tar", content[:3000] + b"X" + content[3001:])
+    other = open_set(remote, str(tmp_path / "other"))
+    other.gather(np.arange(25))
+    with pytest.raises(StorageError, match=r"trials-1\.tar must have sha256"):
+        other.gather(np.arange(N))
+    assert not list((tmp_path / "other").glob("*-trials-1.tar"))
+
+
+def test_a_cache_smaller_than_the_set_lets_go_of_what_was_used_least_recently(bucket: str, tmp_path: Path):
+    remote = f"s3://{bucket}/set"
+    publish_to(remote)
+    want = open_set(remote, str(tmp_path / "large")).gather(np.arange(N))
+    sizes = [copy_of(tmp_path / "large", f"trials-{k}.tar").stat().st_size for k in (0, 1)]
+    small = tmp_path / "small"
+    limit = max(sizes) + 40_000
+    opened = open_set(remote, str(small), cache_bytes=limit)
+    for trials in (np.arange(N), np.arange(25, N), np.arange(25), np.arange(N)[::-1]):
+        np.testing.assert_array_equal(opened.gather(trials), want[trials])
+        assert sum(path.stat().st_size for path in small.iterdir()) <= limit
+    with pytest.raises(StorageError, match=r"has no room for trials-1\.tar"):
+        open_set(remote, str(tmp_path / "none"), cache_bytes=sizes[1] - 1).gather(np.arange(25, N))
 
 
 def _open_and_sum(remote: str, cache: str, answers) -> None:
-    opened = shards.open_shards(remote, cache_dir=cache)
-    answers.put(float(opened.gather(np.arange(N))[0].astype(np.float64).sum()))
+    opened = open_set(remote, cache)
+    answers.put(float(opened.gather(np.arange(N)).astype(np.float64).sum()))
 
 
 def test_processes_of_one_node_share_one_copy(bucket: str, tmp_path: Path):
     remote = f"s3://{bucket}/set"
-    manifest = publish_to(remote)
+    publish_to(remote)
     context = multiprocessing.get_context("fork")
     answers = context.Queue()
     # This process has used its own client; a forked child must make another.
@@ -164,9 +166,11 @@ def test_processes_of_one_node_share_one_copy(bucket: str, tmp_path: Path):
         process.join(30)
         assert process.exitcode == 0
     assert len(got) == 1
-    files = sorted(path.name for path in (tmp_path / manifest.digest).iterdir() if not path.name.startswith("."))
-    assert files == sorted(["table.parquet", *(f"{n}{e}" for n in ("t0", "t25", "p") for e in (".tar", ".index.npz"))])
-    assert not list((tmp_path / manifest.digest).glob(".*.part"))
+    files = sorted(path.name.split("-", 1)[1] for path in tmp_path.iterdir() if not path.name.startswith("."))
+    shard_files = [f"{name}{end}" for name in ("trials-0", "trials-1") for end in (".index.npz", ".tar")]
+    target_files = [f"targets-{k}{end}" for k in (0, 1) for end in (".index.npz", ".tar")]
+    assert files == sorted(["table.parquet", *shard_files, *target_files])
+    assert not list(tmp_path.glob(".*.part"))
 
 
 def test_refusals_of_the_server_are_named(

@@ -45,6 +45,7 @@ def tiny_bundle() -> bundle.Bundle:
         experiment=experiment,
         fact=bundle.BundleFact(
             manifest_digest="0" * 64,
+            targets_digest="0" * 64,
             fold=Fold(name="concepts", by="concept", train=("a",), val=(), test=("b",)),
             channels=CHANNELS,
             sfreq_hz=100.0,

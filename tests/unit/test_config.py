@@ -18,9 +18,14 @@ def test_unknown_section_is_named() -> None:
         RECIPES["demo"]().override({"encodr.name": "nice"})
 
 
-def test_batch_over_workers_names_the_nearest_valid_values() -> None:
-    with pytest.raises(ValueError, match=r"got 256 over 3\. Nearest valid values: 255, 258"):
-        RECIPES["demo"]().override({"compute.workers": 3})
+def test_divisions_that_do_not_fit_name_the_nearest_valid_values() -> None:
+    demo = RECIPES["demo"]()
+    with pytest.raises(ValueError, match=r"stream\.partitions, got 250 over 8\. Nearest valid values: 248, 256"):
+        demo.override({"loss.contrastive_batch": 250})
+    with pytest.raises(ValueError, match=r"got 8 over 3\. Nearest valid numbers of workers: 2, 4"):
+        demo.override({"compute.workers": 3})
+    with pytest.raises(ValueError, match=r"got 8 over 9\. Nearest valid numbers of workers: 8"):
+        demo.override({"compute.workers": 9})
 
 
 def test_compute_does_not_change_the_run_id_and_science_does() -> None:

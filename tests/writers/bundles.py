@@ -16,6 +16,7 @@ def toy_bundle() -> Bundle:
         experiment=Experiment(recipe="toy"),
         fact=BundleFact(
             manifest_digest="a" * 64,
+            targets_digest="a" * 64,
             fold=Fold(name="concepts", by="concept", train=("a",), val=(), test=("b",)),
             channels=("Oz", "O1"),
             sfreq_hz=100.0,

@@ -13,9 +13,11 @@ import pytest
 import webdataset
 from PIL import Image
 
-from eegdecode.batch import FileFact, Fold, Manifest, SourceFact, TargetFact
+from eegdecode.batch import Fold, Manifest, TargetManifest
 from eegdecode.data import shards, tarindex
 from eegdecode.storage import StorageError
+from tests.writers import shard_set
+from tests.writers.shard_set import trial_table
 
 C, T, D = 3, 20, 8
 PER_SHARD = (5, 7, 4)
@@ -24,20 +26,15 @@ N_PICTURES = 6
 
 def make_table(n: int) -> pd.DataFrame:
     picture_row = np.arange(n) * 5 % N_PICTURES
-    return pd.DataFrame(
-        {
-            "key": [f"sub-01_ses-01_run-01_{i:05d}" for i in range(n)],
-            "recording": "sub-01_ses-01_run-01",
-            "subject": "01",
-            "session": "01",
-            "run": "01",
-            "position": np.arange(n),
-            "picture": [f"shape/{row}.png" for row in picture_row],
-            "picture_row": picture_row,
-            "concept": [f"concept{row // 2}" for row in picture_row],
-            "repetition": np.arange(n) // N_PICTURES,
-            "onset_s": np.arange(n) * 0.5,
-        }
+    return trial_table(
+        n,
+        picture_row,
+        key=[f"sub-01_ses-01_run-01_{i:05d}" for i in range(n)],
+        recording="sub-01_ses-01_run-01",
+        picture=[f"shape/{row}.png" for row in picture_row],
+        concept=[f"concept{row // 2}" for row in picture_row],
+        repetition=np.arange(n) // N_PICTURES,
+        onset_s=np.arange(n) * 0.5,
     )
 
 
@@ -51,39 +48,25 @@ def make_image(row: int) -> Image.Image:
 
 
 FOLD = Fold(name="concepts", by="concept", train=("concept0",), val=("concept1",), test=("concept2",))
+IDS = [f"shape/{row}.png" for row in range(N_PICTURES)]
 
 
-def write_set(uri: str, table: pd.DataFrame | None = None) -> tuple[Manifest, pd.DataFrame]:
+def write_set(uri: str) -> tuple[Manifest, pd.DataFrame]:
     """Write all shards; what is returned is ready to publish."""
-    eeg_uv_NCT, target_PD = make_arrays()
-    table = make_table(len(eeg_uv_NCT)) if table is None else table
-    target_ND = target_PD[table["picture_row"]]
-    trials, start = [], 0
-    for k, n in enumerate(PER_SHARD):
-        part = slice(start, start + n)
-        trials.append(shards.write_trial_shard(uri, f"trials-{k}", eeg_uv_NCT[part], target_ND[part], table.iloc[part]))
-        start += n
-    pictures = [(f"shape/{row}.png", f"concept{row // 2}", make_image(row)) for row in range(N_PICTURES)]
-    picture_shards = [
-        shards.write_picture_shard(uri, f"pictures-{k}", pictures[part], target_PD[part])
-        for k, part in enumerate((slice(0, 4), slice(4, 6)))
+    eeg_uv_NCT, _ = make_arrays()
+    table = make_table(len(eeg_uv_NCT))
+    pictures = [
+        shards.PackedPicture(IDS[row], f"concept{row // 2}", make_image(row), "all" if row == 5 else "")
+        for row in range(N_PICTURES)
     ]
-    manifest = Manifest(
-        source=SourceFact(name="test", licence="CC0", citation="", design="rapid", truth="picture"),
-        sfreq_hz=100.0,
-        tmin_s=-0.1,
-        n_times=T,
-        channels=("O1", "Oz", "O2"),
-        target=TargetFact(tower="test", layer="", revision="", preprocessing="", dim=D),
-        trials=tuple(trials),
-        pictures=tuple(picture_shards),
-        table=FileFact(name="", size_bytes=0, sha256=""),
-        folds=(FOLD,),
-        n_trials=len(table),
-        n_pictures=N_PICTURES,
-        config_digest="0",
-    )
-    return manifest, table
+    return shard_set.write_set(uri, eeg_uv_NCT, table, PER_SHARD, pictures), table
+
+
+def everything(opened: shards.ShardSet) -> None:
+    """Use every file of a set."""
+    opened.gather(np.arange(opened.manifest.n_trials))
+    opened.picture_images(range(opened.manifest.n_pictures))
+    opened.table  # noqa: B018
 
 
 @pytest.fixture(scope="module")
@@ -106,14 +89,16 @@ def rewrite_manifest(folder: Path, change, seal: bool = True) -> None:
 
 
 def test_gather_returns_what_was_written(published: Path):
-    eeg_uv_NCT, target_PD = make_arrays()
+    eeg_uv_NCT, _ = make_arrays()
     opened = shards.open_shards(str(published))
     trials = np.array([15, 0, 4, 5, 11, 12, 0])
-    eeg_BCT, target_BD = opened.gather(trials)
+    eeg_BCT = opened.gather(trials)
     assert eeg_BCT.dtype == np.float16
     np.testing.assert_array_equal(eeg_BCT, eeg_uv_NCT[trials].astype(np.float16))
-    np.testing.assert_array_equal(target_BD, target_PD[opened.picture_row[trials]])
-    np.testing.assert_array_equal(opened.target_PD, target_PD)
+    assert opened.gather(np.zeros(0, np.int64)).shape == (0, C, T)
+    assert opened.picture_row.tolist() == make_table(16)["picture_row"].tolist()
+    assert opened.image_of == ("", "", "", "", "", "all")
+    assert [opened.picture_rows(k) for k in (0, 1)] == [range(4), range(4, 6)]
     assert opened.table["trial"].tolist() == list(range(16))
     assert opened.picture_ids == tuple(f"shape/{row}.png" for row in range(N_PICTURES))
     assert opened.picture_concepts[5] == "concept2"
@@ -133,15 +118,57 @@ def test_parts_do_not_meet_and_the_test_part_is_refused(published: Path):
         opened.trials_of(FOLD, "test")
 
 
+def test_targets_are_a_set_of_their_own_tied_to_the_pictures(published: Path, tmp_path: Path):
+    _, target_PD = make_arrays()
+    manifest = shards.read_manifest(str(published))
+    made = shard_set.publish_targets(str(tmp_path / "a"), manifest, IDS, target_PD)
+    second = shard_set.publish_targets(str(tmp_path / "b"), manifest, IDS, target_PD[:, :2])
+    opened = shards.open_shards(str(published), targets={"": str(tmp_path / "a"), "two": str(tmp_path / "b")})
+    np.testing.assert_array_equal(opened.target_PD, target_PD)
+    np.testing.assert_array_equal(opened.targets["two"].target_PD, target_PD[:, :2])
+    assert (opened.target.manifest.digest, opened.targets["two"].manifest.digest) == (made.digest, second.digest)
+    with pytest.raises(ValueError, match="opened without targets"):
+        shards.open_shards(str(published)).target_PD  # noqa: B018
+    # Stale targets: the pictures of the set are others than those that were embedded.
+    other = made.model_copy(update={"pictures_digest": "0" * 64})
+    with pytest.raises(ValueError, match="are those of other pictures"):
+        shards.publish_targets(str(tmp_path / "c"), other, manifest)
+    (tmp_path / "a" / "manifest.json").write_text(other.sealed().model_dump_json())
+    with pytest.raises(ValueError, match=r"the pictures changed since\. Run jobs/targets\.py again"):
+        shards.open_shards(str(published), targets={"": str(tmp_path / "a")})
+
+
+def test_a_spoilt_target_is_found_and_another_set_is_not_overwritten(published: Path, tmp_path: Path):
+    _, target_PD = make_arrays()
+    manifest = shards.read_manifest(str(published))
+    shard_set.publish_targets(str(tmp_path), manifest, IDS, target_PD)
+    with pytest.raises(ValueError, match=r"another set .* is published at"):
+        shard_set.publish_targets(str(tmp_path), manifest, IDS, target_PD + 1)
+    with pytest.raises(ValueError, match="one shard for each shard of pictures"):
+        shards.publish_targets(
+            str(tmp_path / "b"),
+            TargetManifest.model_validate_json((tmp_path / "manifest.json").read_text()).model_copy(
+                update={"shards": ()}
+            ),
+            manifest,
+        )
+    with pytest.raises(ValueError, match="its target must be finite"):
+        shards.write_target_shard(str(tmp_path), "x", IDS[:1], np.full((1, 3), np.nan, "f4"))
+    content = bytearray((tmp_path / "targets-1.tar").read_bytes())
+    content[700] ^= 1
+    (tmp_path / "targets-1.tar").write_bytes(content)
+    with pytest.raises(ValueError, match=r"targets-1\.tar was altered"):
+        shards.open_shards(str(published), targets={"": str(tmp_path)})
+
+
 def test_webdataset_reads_our_shards(published: Path):
-    eeg_uv_NCT, target_PD = make_arrays()
+    eeg_uv_NCT, _ = make_arrays()
     table = make_table(16)
     urls = [str(published / f"trials-{k}.tar") for k in range(3)]
     samples = list(webdataset.WebDataset(urls, shardshuffle=False).decode())
     assert [sample["__key__"] for sample in samples] == table["key"].tolist()
     for i, sample in enumerate(samples):
         np.testing.assert_array_equal(sample["eeg.npy"], eeg_uv_NCT[i].astype(np.float16))
-        np.testing.assert_array_equal(sample["target.npy"], target_PD[table["picture_row"][i]])
         assert sample["json"]["picture"] == table["picture"][i]
         assert sample["json"]["position"] == i
     pictures = list(webdataset.WebDataset(str(published / "pictures-1.tar"), shardshuffle=False).decode("pil"))
@@ -160,10 +187,10 @@ def test_same_input_gives_the_same_bytes_and_can_be_published_again(published: P
 
 
 def test_a_published_set_is_not_changed(copied: Path):
-    eeg_uv_NCT, target_PD = make_arrays()
+    eeg_uv_NCT, _ = make_arrays()
     before = (copied / "trials-0.tar").read_bytes()
     with pytest.raises(ValueError, match=r"another set .* is published at"):
-        shards.write_trial_shard(str(copied), "trials-0", eeg_uv_NCT[:2], target_PD[:2], make_table(2))
+        shards.write_trial_shard(str(copied), "trials-0", eeg_uv_NCT[:2], make_table(2))
     manifest, table = write_set(str(copied))
     with pytest.raises(ValueError, match=r"another set .* is published at"):
         shards.publish(str(copied), manifest.model_copy(update={"config_digest": "1"}), table)
@@ -174,7 +201,7 @@ def test_a_published_set_is_not_changed(copied: Path):
 def test_members_are_plain_ustar(published: Path):
     with tarfile.open(published / "trials-1.tar") as tar:
         members = tar.getmembers()
-    assert [m.name.split(".", 1)[1] for m in members[:4]] == ["eeg.npy", "target.npy", "json", "eeg.npy"]
+    assert [m.name.split(".", 1)[1] for m in members[:4]] == ["eeg.npy", "json", "eeg.npy", "json"]
     assert all(m.mtime == 0 and m.isreg() and not m.pax_headers for m in members)
     data = (published / "trials-1.tar").read_bytes()
     assert data[257:263] == b"ustar\0"
@@ -204,13 +231,13 @@ def test_a_spoilt_file_is_found_and_named(copied: Path, name: str, fault: str):
     else:
         path.unlink()
     with pytest.raises(ValueError, match=f"{name} (was|is) (cut|altered|missing)"):
-        shards.open_shards(str(copied))
+        everything(shards.open_shards(str(copied)))
 
 
 def test_unverified_opening_still_finds_a_cut_shard(copied: Path):
     (copied / "trials-1.tar").write_bytes((copied / "trials-1.tar").read_bytes()[:-512])
     with pytest.raises(ValueError, match=r"trials-1\.tar was cut"):
-        shards.open_shards(str(copied), verify=False)
+        everything(shards.open_shards(str(copied), verify=False))
 
 
 def test_index_of_another_shard_is_refused(copied: Path):
@@ -220,7 +247,7 @@ def test_index_of_another_shard_is_refused(copied: Path):
 
     rewrite_manifest(copied, swap)
     with pytest.raises(ValueError, match=r"index trials-1\.index\.npz does not belong to its shard trials-0\.tar"):
-        shards.open_shards(str(copied))
+        everything(shards.open_shards(str(copied)))
 
 
 def test_manifests_that_are_not_ours_are_refused(copied: Path, tmp_path: Path):
@@ -228,7 +255,7 @@ def test_manifests_that_are_not_ours_are_refused(copied: Path, tmp_path: Path):
         shards.open_shards(str(tmp_path / "nowhere"))
     original = (copied / "manifest.json").read_text()
     rewrite_manifest(copied, lambda m: m.model_copy(update={"schema_version": 7}))
-    with pytest.raises(ValueError, match="must have schema version 1, got 7"):
+    with pytest.raises(ValueError, match="must have schema version 2, got 7"):
         shards.open_shards(str(copied))
     (copied / "manifest.json").write_text(original)
     rewrite_manifest(copied, lambda m: m.model_copy(update={"sfreq_hz": 250.0}), seal=False)
@@ -250,30 +277,30 @@ def test_manifests_that_are_not_ours_are_refused(copied: Path, tmp_path: Path):
 def test_a_manifest_that_says_another_shape_is_refused(copied: Path):
     rewrite_manifest(copied, lambda m: m.model_copy(update={"n_times": 10}))
     with pytest.raises(ValueError, match=r"trials-0.tar: 'eeg.npy' must be <f2 \(3, 10\).*got <f2 \(3, 20\)"):
-        shards.open_shards(str(copied))
+        everything(shards.open_shards(str(copied)))
 
 
 def test_keys_must_be_unique_and_plain(tmp_path: Path):
-    eeg_uv_NCT, target_PD = make_arrays()
+    eeg_uv_NCT, _ = make_arrays()
     table = make_table(3)
     table.loc[2, "key"] = table.loc[0, "key"]
     with pytest.raises(ValueError, match="key 'sub-01_ses-01_run-01_00000' occurs twice"):
-        shards.write_trial_shard(str(tmp_path), "a", eeg_uv_NCT[:3], target_PD[:3], table)
+        shards.write_trial_shard(str(tmp_path), "a", eeg_uv_NCT[:3], table)
     table.loc[2, "key"] = "../../etc/passwd"
     with pytest.raises(ValueError, match=r"letters, digits.*got '\.\./\.\./etc/passwd'"):
-        shards.write_trial_shard(str(tmp_path), "a", eeg_uv_NCT[:3], target_PD[:3], table)
-    picture = ("house", "house", make_image(0))
+        shards.write_trial_shard(str(tmp_path), "a", eeg_uv_NCT[:3], table)
+    picture = shards.PackedPicture("house", "house", make_image(0))
     with pytest.raises(ValueError, match="key 'house' occurs twice"):
-        shards.write_picture_shard(str(tmp_path), "a", [picture, picture], target_PD[:2])
+        shards.write_picture_shard(str(tmp_path), "a", [picture, picture])
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, 1e6, -70000.0])
 def test_values_float16_cannot_hold_are_refused(tmp_path: Path, bad: float):
-    eeg_uv_NCT, target_PD = make_arrays()
+    eeg_uv_NCT, _ = make_arrays()
     eeg_uv_NCT[1, 2, 3] = bad
     with pytest.raises(ValueError, match="trial 'sub-01_ses-01_run-01_00001': values must be finite and within"):
-        shards.write_trial_shard(str(tmp_path), "a", eeg_uv_NCT[:3], target_PD[:3], make_table(3))
+        shards.write_trial_shard(str(tmp_path), "a", eeg_uv_NCT[:3], make_table(3))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -282,10 +309,11 @@ def test_a_picture_that_does_not_decode_is_named(copied: Path, tmp_path: Path):
     make_image(0).resize((64, 64)).save(png, format="PNG")
     cut = Image.open(io.BytesIO(png.getvalue()[:2000]))
     with pytest.raises(ValueError, match="picture 'broken one' does not decode"):
-        shards.write_picture_shard(str(tmp_path / "new"), "a", [("broken one", "c", cut)], np.zeros((1, D), "f4"))
+        shards.write_picture_shard(str(tmp_path / "new"), "a", [shards.PackedPicture("broken one", "c", cut)])
     assert list((tmp_path / "new").iterdir()) == []
 
     opened = shards.open_shards(str(copied))
+    opened.picture_images([0])
     index = tarindex.TarIndex.from_bytes("i", (copied / "pictures-0.index.npz").read_bytes())
     # Spoilt after it was opened, in place, as a failing disk would.
     with (copied / "pictures-0.tar").open("r+b") as file:
@@ -327,7 +355,7 @@ def test_a_missing_shard_is_not_published(tmp_path: Path):
 
 
 def test_full_disk_while_publishing_leaves_nothing_readable(tmp_path: Path):
-    mount = ["mount", "-t", "tmpfs", "-o", "size=56k", "tmpfs", str(tmp_path)]
+    mount = ["mount", "-t", "tmpfs", "-o", "size=40k", "tmpfs", str(tmp_path)]
     mounted = shutil.which("mount") and subprocess.run(mount, check=False, capture_output=True).returncode == 0
     limit = resource.getrlimit(resource.RLIMIT_FSIZE)
     if not mounted:

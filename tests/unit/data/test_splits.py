@@ -8,7 +8,7 @@ from eegdecode.config import Protocol
 from eegdecode.data.splits import group_of, make_folds, part_of
 
 
-def table(n_train: int = 6, n_test: int = 3) -> tuple[pd.DataFrame, dict[str, str]]:
+def table(n_train: int = 6, n_test: int = 3) -> pd.DataFrame:
     concepts = [f"train{i}" for i in range(n_train)] + [f"test{i}" for i in range(n_test)]
     rows = [
         {"subject": subject, "session": "ses-01", "run": run, "concept": c, "picture": f"{c}/{k}"}
@@ -18,12 +18,12 @@ def table(n_train: int = 6, n_test: int = 3) -> tuple[pd.DataFrame, dict[str, st
         for k in range(2)
     ]
     frame = pd.DataFrame(rows)
-    return frame, {p: "test" if p.startswith("test") else "train" for p in frame["picture"]}
+    return frame.assign(partition=["test" if p.startswith("test") else "train" for p in frame["picture"]])
 
 
 def test_concept_fold_tests_on_the_sources_own_concepts() -> None:
-    frame, partitions = table()
-    (fold,) = make_folds(frame, partitions, Protocol(n_val=2))
+    frame = table()
+    (fold,) = make_folds(frame, Protocol(n_val=2))
     assert (fold.name, fold.by) == ("concepts", "concept")
     assert fold.test == ("test0", "test1", "test2")
     assert len(fold.val) == 2
@@ -36,9 +36,9 @@ def test_concept_fold_tests_on_the_sources_own_concepts() -> None:
 
 @given(seed=st.integers(0, 1000), n_val=st.integers(0, 2))
 def test_every_run_is_tested_once_and_never_trained_on_then(seed: int, n_val: int) -> None:
-    frame, partitions = table(2, 1)
+    frame = table(2, 1)
     protocol = Protocol(split_by="run", n_val=n_val, seed=seed, selection="validation" if n_val else "last")
-    folds = make_folds(frame, partitions, protocol)
+    folds = make_folds(frame, protocol)
     runs = sorted(set(group_of(frame, "run")))
     assert [fold.test for fold in folds] == [(run,) for run in runs]
     assert runs[0] == "sub-01_ses-01_run-01"
@@ -46,18 +46,18 @@ def test_every_run_is_tested_once_and_never_trained_on_then(seed: int, n_val: in
     for fold in folds:
         assert len(fold.val) == n_val
         assert sorted(fold.train + fold.val + fold.test) == runs
-    assert folds == make_folds(frame.sample(frac=1, random_state=seed), partitions, protocol)
+    assert folds == make_folds(frame.sample(frac=1, random_state=seed), protocol)
 
 
 def test_validation_depends_on_the_seed() -> None:
-    frame, partitions = table(30)
-    drawn = {make_folds(frame, partitions, Protocol(n_val=5, seed=seed))[0].val for seed in range(5)}
+    frame = table(30)
+    drawn = {make_folds(frame, Protocol(n_val=5, seed=seed))[0].val for seed in range(5)}
     assert len(drawn) > 1
 
 
 def test_leave_one_subject_out() -> None:
-    frame, partitions = table()
-    folds = make_folds(frame, partitions, Protocol(split_by="subject", n_val=0, selection="last"))
+    frame = table()
+    folds = make_folds(frame, Protocol(split_by="subject", n_val=0, selection="last"))
     assert [(fold.name, fold.train, fold.test) for fold in folds] == [
         ("subject-sub-01", ("sub-02",), ("sub-01",)),
         ("subject-sub-02", ("sub-01",), ("sub-02",)),
@@ -65,34 +65,64 @@ def test_leave_one_subject_out() -> None:
 
 
 def test_overlap_is_refused() -> None:
-    frame, partitions = table()
-    partitions["train0/1"] = "test"
+    frame = table()
+    frame.loc[frame["picture"] == "train0/1", "partition"] = "test"
     with pytest.raises(ValueError, match=r"a concept must be in train or in test, got both for \['train0'\]"):
-        make_folds(frame, partitions, Protocol(n_val=1))
-    frame, partitions = table()
+        make_folds(frame, Protocol(n_val=1))
+    frame = table()
     frame.loc[0, "concept"] = "train1"
-    with pytest.raises(ValueError, match=r"a picture must have one concept, got several for \['train0/0'\]"):
-        make_folds(frame, partitions, Protocol(n_val=1))
+    with pytest.raises(
+        ValueError, match=r"a picture must have one concept and one partition, got several for \['train0/0'\]"
+    ):
+        make_folds(frame, Protocol(n_val=1))
 
 
 def test_too_little_is_refused() -> None:
-    frame, partitions = table()
+    frame = table()
     with pytest.raises(ValueError, match="n_val must be less than the 6 training concepts, got 6"):
-        make_folds(frame, partitions, Protocol(n_val=6))
+        make_folds(frame, Protocol(n_val=6))
     with pytest.raises(ValueError, match="n_val must leave a subject to train on"):
-        make_folds(frame, partitions, Protocol(split_by="subject", n_val=1))
+        make_folds(frame, Protocol(split_by="subject", n_val=1))
     with pytest.raises(ValueError, match="needs partition train or test"):
-        make_folds(frame, dict.fromkeys(partitions, "any"), Protocol(n_val=1))
+        make_folds(frame.assign(partition="any"), Protocol(n_val=1))
     with pytest.raises(ValueError, match="trials of test concepts, got none"):
-        make_folds(frame, dict.fromkeys(partitions, "train"), Protocol(n_val=1))
+        make_folds(frame.assign(partition="train"), Protocol(n_val=1))
     with pytest.raises(ValueError, match="at least one trial"):
-        make_folds(frame.iloc[:0], partitions, Protocol(n_val=1))
+        make_folds(frame.iloc[:0], Protocol(n_val=1))
 
 
 def test_a_fold_of_other_data_is_refused() -> None:
-    frame, partitions = table()
-    (fold,) = make_folds(frame, partitions, Protocol(n_val=2))
+    frame = table()
+    (fold,) = make_folds(frame, Protocol(n_val=2))
     with pytest.raises(ValueError, match=r"concept \['test0'\] has no trial"):
         part_of(frame[frame["concept"] != "test0"], fold)
     one_subject = frame[frame["subject"] == "sub-01"]
     assert (part_of(one_subject, fold) >= 0).all()
+
+
+def test_by_picture_the_sources_own_parts_are_used_and_concepts_are_shared() -> None:
+    frame = table(4, 0)
+    part = {0: "train", 1: "test"}
+    frame["partition"] = [part[int(p[-1])] for p in frame["picture"]]
+    protocol = Protocol(split_by="picture", n_val=1)
+    (fold,) = make_folds(frame, protocol)
+    assert (fold.name, fold.by, len(fold.val), len(fold.train)) == ("pictures", "picture", 1, 3)
+    assert fold.test == tuple(f"train{i}/1" for i in range(4))
+    # Where the source has a validation part, it is taken, and none is drawn.
+    frame.loc[frame["picture"] == "train2/0", "partition"] = "val"
+    (fold,) = make_folds(frame, protocol)
+    assert fold.val == ("train2/0",)
+    assert set(frame["concept"][part_of(frame, fold) == 0]) == {"train0", "train1", "train3"}
+
+
+def test_groups_of_categories_are_those_of_strings_and_of_several_columns() -> None:
+    frame = table()
+    plain = frame["subject"] + "_" + frame["session"] + "_" + frame["run"]
+    assert group_of(frame, "run").tolist() == plain.tolist()
+    assert group_of(frame.astype("category"), "run").tolist() == plain.tolist()
+    assert group_of(frame.astype("category").iloc[::-1], "concept").tolist() == frame["concept"].tolist()[::-1]
+
+
+def test_every_way_of_dividing_is_made() -> None:
+    folds = make_folds(table(), Protocol(n_val=0, also_split_by=("run", "subject"), selection="last"))
+    assert [fold.by for fold in folds] == ["concept"] + 4 * ["run"] + 2 * ["subject"]

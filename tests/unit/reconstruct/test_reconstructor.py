@@ -25,6 +25,7 @@ def bundle() -> Bundle:
         experiment=Experiment(recipe="toy"),
         fact=BundleFact(
             manifest_digest="0" * 64,
+            targets_digest="0" * 64,
             fold=Fold(name="concepts", by="concept", train=("a",), val=(), test=("b",)),
             channels=("Oz", "O1", "O2"),
             sfreq_hz=100.0,

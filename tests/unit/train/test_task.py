@@ -14,7 +14,7 @@ def test_it_learns_and_logs() -> None:
     mixing = torch.randn(6, 3 * 10, generator=generator)
     picture = torch.arange(16) % 8
     eeg = (target[picture] @ mixing).view(16, 3, 10) + 0.1 * torch.randn(16, 3, 10, generator=generator)
-    batch = TrialBatch(eeg, target[picture], torch.arange(16), picture)
+    batch = TrialBatch(eeg, target[picture], torch.arange(16), picture, torch.zeros(16))
     torch.manual_seed(0)
     task = ContrastiveTask(build_decoder("linear", 3, 10, 6, 0.0, temperature=0.2, learn_temperature=True), Loss())
     optimizer = torch.optim.Adam(task.parameters(), lr=0.05)
