@@ -123,11 +123,28 @@ class Epochs(Section):
     """A trial with an absolute value above this is dropped, with the electrode named."""
     channels: tuple[str, ...] | None = None
     """Electrodes by name, in this order; all EEG electrodes of the source if None."""
+    scale: Literal["none", "robust"] = "none"
+    """`robust`: each electrode minus its median over the whole recording, divided by its interquartile range there
+    (NeuralBench). The filtered continuous recording is scaled, so test trials that it holds take part, unlabelled."""
+    mvnn: Literal["none", "time", "epochs"] = "none"
+    """Multivariate noise normalisation per session, fitted on its training trials: covariance of the repetitions of a
+    picture at each `time`, or of the times in each trial (`epochs`)."""
+    clamp: float | None = Field(None, gt=0)
+    """Stored values are limited to plus and minus this, after everything else, in the unit they have by then."""
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
         if self.tmin_s >= self.tmax_s:
             raise ValueError(f"tmin_s must be before tmax_s, got {self.tmin_s} and {self.tmax_s}.")
+        return self
+
+    @model_validator(mode="after")
+    def _rejectable(self) -> Self:
+        if self.scale != "none" and self.reject_uv is not None:
+            raise ValueError(
+                f"reject_uv is in microvolt, which scaled trials have no more, got {self.reject_uv:g} and "
+                f"scale='{self.scale}'. Leave it out, or limit values with clamp."
+            )
         return self
 
 
