@@ -148,11 +148,40 @@ class Epochs(Section):
         return self
 
 
+class Augment(Section):
+    """What is changed at random in a training trial, anew in every pass; see `eegdecode.data.augment`. All off."""
+
+    shift_s: float = Field(0.0, ge=0, allow_inf_nan=False)
+    """Largest shift in time, seconds, in both directions; uniform over whole samples, one shift a trial."""
+    smooth: float = Field(0.0, ge=0, le=1)
+    """Probability that an electrode of a trial is smoothed by a moving average."""
+    smooth_samples: int = Field(5, ge=3)
+    """Length of that average, samples, odd."""
+    noise: float = Field(0.0, ge=0, allow_inf_nan=False)
+    """Standard deviation of Gaussian noise that is added to every sample, in the unit of the stored trials: microvolt,
+    or none where these were whitened by somebody else."""
+    channel_dropout: float = Field(0.0, ge=0, lt=1)
+    """Probability that an electrode of a trial is set to zero."""
+
+    @model_validator(mode="after")
+    def _odd(self) -> Self:
+        if self.smooth_samples % 2 == 0:
+            k = self.smooth_samples
+            raise ValueError(f"smooth_samples must be odd, got {k}. Nearest valid values: {k - 1}, {k + 1}.")
+        return self
+
+    @property
+    def any(self) -> bool:
+        """Whether anything is on."""
+        return max(self.shift_s, self.smooth, self.noise, self.channel_dropout) > 0
+
+
 class Data(Section):
     """Which recordings, and how they are cut."""
 
     source: Annotated[AnySource, Field(discriminator="kind")] = SyntheticData()
     epochs: Epochs = Epochs()
+    augment: Augment = Augment()
     trials_per_shard: int = Field(2000, ge=1)
 
 
