@@ -24,6 +24,7 @@ trials.
 A few onsets share a sample with another (8 of 328 thousand); the first is kept, as the authors do.
 """
 
+import math
 import re
 from collections import Counter
 from dataclasses import dataclass
@@ -50,8 +51,9 @@ from eegdecode.data.sources import (
     Source,
 )
 from eegdecode.data.sources import local_folder as _local_folder
-from eegdecode.data.sources.files import copies, open_picture
+from eegdecode.data.sources.files import copies
 from eegdecode.data.sources.hdf_table import read_columns
+from eegdecode.data.sources.pictures import MAX_PIXELS, open_images
 from eegdecode.data.sources.pth import named
 from eegdecode.data.sources.tabular import _check_edf_length, _open
 
@@ -332,7 +334,7 @@ class Alljoined16Source:
         for number in self._numbers:
             name = f"{number:05d}"
             part: Literal["train", "test"] = "train" if number < N_TRAIN_16 else "test"
-            image = partial(open_picture, self._images / f"{name}.jpg", name)
+            image = partial(open_images, self._images / f"{name}.jpg", name)
             listed.append(Picture(name, self._concepts.get(name, name), part, image))
         return listed
 
@@ -490,10 +492,19 @@ def _nsd_file(root: Path, picture: str) -> Path:
 def _nsd_image(root: Path, picture: str) -> list[Image.Image]:
     bricks = root / "nsd_stimuli.hdf5"
     if not bricks.is_file():
-        return open_picture(_nsd_file(root, picture), picture)
+        return open_images(_nsd_file(root, picture), picture)
     try:
         with h5py.File(bricks, "r") as file:
-            pixels = np.asarray(file["imgBrick"][int(picture)])
+            brick = file["imgBrick"]
+            # Before it is read: what is compressed in there may be of any size.
+            if math.prod(brick.shape[1:]) > 3 * MAX_PIXELS:
+                raise PictureError(
+                    f"picture '{picture}': {bricks.name} must hold at most {MAX_PIXELS} pixels a picture, says it has "
+                    f"{brick.shape[1:]}."
+                )
+            pixels = np.asarray(brick[int(picture)])
+    except PictureError:
+        raise
     # What comes out of h5py on a broken file depends on where it broke.
     except Exception as error:
         raise PictureError(f"picture '{picture}': can not be read from {bricks.name} ({error}).") from error

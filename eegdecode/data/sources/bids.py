@@ -44,7 +44,8 @@ from eegdecode.data.sources import (
     RecordingRef,
 )
 from eegdecode.data.sources import local_folder as _local_folder
-from eegdecode.data.sources.files import copies, open_picture
+from eegdecode.data.sources.files import copies
+from eegdecode.data.sources.pictures import open_images
 from eegdecode.data.sources.tabular import SUFFIXES, _check_brainvision_length, _check_edf_length, _concept, _data_file
 
 STIMULI = "stimuli"
@@ -201,7 +202,7 @@ class BidsSource:
                         f"partition, got {fact[:2]} and {known[:2]}."
                     )
         return [
-            Picture(name, concept, cast(Partition, partition), partial(open_picture, Path(file), name))
+            Picture(name, concept, cast(Partition, partition), partial(open_images, Path(file), name))
             for name, (concept, partition, file) in sorted(facts.items())
         ]
 

@@ -30,7 +30,7 @@ from eegdecode.batch import SourceFact
 from eegdecode.config import EegImageNetData
 from eegdecode.data.sources import CutRecording, EventsError, Picture, RecordingError, RecordingRef
 from eegdecode.data.sources import local_folder as _local_folder
-from eegdecode.data.sources.files import open_picture
+from eegdecode.data.sources.pictures import open_images
 from eegdecode.data.sources.pth import copied, load_trials, named, signal, stack, whole
 
 FILES = ("EEG-ImageNet_1.pth", "EEG-ImageNet_2.pth")
@@ -153,7 +153,7 @@ class EegImageNetSource:
                     f"'{trial.concept}' and '{other.concept}'."
                 )
         return [
-            Picture(name, trial.concept, self._parts[name], partial(open_picture, self._image(trial), name))
+            Picture(name, trial.concept, self._parts[name], partial(open_images, self._image(trial), name))
             for name, trial in sorted(first.items())
         ]
 

@@ -31,8 +31,8 @@ from eegdecode.batch import SourceFact
 from eegdecode.config import EegCvpr40Data
 from eegdecode.data.sources import CutRecording, EventsError, Picture, RecordingError, RecordingRef
 from eegdecode.data.sources import local_folder as _local_folder
-from eegdecode.data.sources.files import open_picture
 from eegdecode.data.sources.pickles import load_torch
+from eegdecode.data.sources.pictures import open_images
 from eegdecode.data.sources.pth import copied, load_trials, named, signal, stack, whole
 
 CHANNELS: tuple[str, ...] = (
@@ -171,7 +171,7 @@ class EegCvpr40Source:
                 )
         shown = {trial.picture for trial in self._trials if trial.fits and trial.row not in self._copies}
         return [
-            Picture(name, concepts[name], self._parts.get(name, "any"), partial(open_picture, self._image(name), name))
+            Picture(name, concepts[name], self._parts.get(name, "any"), partial(open_images, self._image(name), name))
             for name in sorted(shown)
         ]
 

@@ -1,15 +1,11 @@
-"""What several sources do with files: find copies, open a picture."""
+"""What several sources do with files: find copies."""
 
 import hashlib
 from collections.abc import Iterable
 from pathlib import Path
 
-from PIL import Image
+from eegdecode.data.sources import RecordingError
 
-from eegdecode.data.sources import PictureError, RecordingError
-
-MAX_PIXELS = 50_000_000
-"""Stimuli have at most a few million; a larger picture is a decompression bomb."""
 _PROBE_BYTES = 1 << 16
 
 
@@ -34,30 +30,6 @@ def copies(paths: Iterable[Path]) -> dict[Path, Path]:
         if twin != path:
             found[path] = twin
     return found
-
-
-def open_picture(path: Path, picture: str) -> list[Image.Image]:
-    """Return the image of a picture, in RGB.
-
-    Raises
-    ------
-    PictureError
-        No such file, one that does not decode, or one that is absurdly large.
-    """
-    try:
-        with Image.open(path) as image:
-            if image.width * image.height > MAX_PIXELS:
-                raise PictureError(
-                    f"picture '{picture}': '{path}' must have at most {MAX_PIXELS} pixels, says it has "
-                    f"{image.width} x {image.height}."
-                )
-            return [image.convert("RGB")]
-    except PictureError:
-        raise
-    except FileNotFoundError as error:
-        raise PictureError(f"picture '{picture}' does not exist: '{path}'.") from error
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise PictureError(f"picture '{picture}': '{path}' does not decode ({error}).") from error
 
 
 def _probe(path: Path) -> tuple[int, bytes]:

@@ -28,6 +28,7 @@ from eegdecode.batch import SourceFact
 from eegdecode.config import MuseData
 from eegdecode.data.sources import EventsError, Picture, PictureError, Recording, RecordingError, RecordingRef
 from eegdecode.data.sources import local_folder as _local_folder
+from eegdecode.data.sources.pictures import open_picture
 
 SFREQ_HZ = 256.0
 RAILS_UV = (-1000.0, 999.5)
@@ -226,13 +227,7 @@ def _photographs(folder: Path) -> list[Image.Image]:
     paths = sorted(folder.glob("*.jpg"))
     if not paths:
         raise PictureError(f"source muse needs photographs in '{folder}', found none.")
-    images = []
-    for path in paths:
-        try:
-            images.append(Image.open(path).convert("RGB"))
-        except OSError as error:
-            raise PictureError(f"{path}: does not decode as a picture ({error}).") from error
-    return images
+    return [open_picture(path, path.name) for path in paths]
 
 
 def _reference(path: Path) -> RecordingRef:

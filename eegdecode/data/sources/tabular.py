@@ -23,7 +23,6 @@ from typing import Literal, cast
 import mne
 import numpy as np
 import pandas as pd
-from PIL import Image
 
 from eegdecode.batch import SourceFact
 from eegdecode.config import MneData
@@ -37,6 +36,7 @@ from eegdecode.data.sources import (
     RecordingRef,
 )
 from eegdecode.data.sources import local_folder as _local_folder
+from eegdecode.data.sources.pictures import open_images
 
 SUFFIXES = (".edf", ".bdf", ".vhdr", ".set", ".fif")
 PICTURES = "pictures"
@@ -142,7 +142,7 @@ class TabularSource:
                     )
         folder = self._root / PICTURES
         return [
-            Picture(name, concept, cast(Partition, partition), partial(_image, folder / name))
+            Picture(name, concept, cast(Partition, partition), partial(open_images, folder / name, name))
             for name, (concept, partition) in sorted(facts.items())
         ]
 
@@ -245,13 +245,6 @@ def _entity(stem: str, short: str) -> str:
 def _concept(picture: str) -> str:
     path = Path(picture)
     return path.parent.name or path.stem
-
-
-def _image(path: Path) -> list[Image.Image]:
-    try:
-        return [Image.open(path).convert("RGB")]
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise PictureError(f"picture '{path.parent.name}/{path.name}' does not decode ({error}).") from error
 
 
 def _data_file(path: Path) -> Path:

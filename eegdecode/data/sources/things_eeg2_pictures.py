@@ -11,12 +11,11 @@ from PIL import Image
 
 from eegdecode.data.sources import Picture, PictureError
 from eegdecode.data.sources.pickles import load_pickle
+from eegdecode.data.sources.pictures import open_picture
 
 METADATA = "image_metadata.npy"
 FOLDERS = {"train": ("training_images", "train_images"), "test": ("test_images",)}
 """Names of the folder of a part: that of the authors first, then what others renamed it to."""
-MAX_PIXELS = 50_000_000
-"""Pictures of THINGS have at most a few million; a larger one is a decompression bomb."""
 
 Part = Literal["train", "test"]
 
@@ -127,17 +126,4 @@ def _folder(root: Path, names: tuple[str, ...]) -> Path:
 
 def _open(folder: Path, one: Shown) -> list[Image.Image]:
     path = folder / one.concept / one.file
-    try:
-        with Image.open(path) as image:
-            if image.width * image.height > MAX_PIXELS:
-                raise PictureError(
-                    f"picture '{one.picture}': '{path}' must have at most {MAX_PIXELS} pixels, says it has "
-                    f"{image.width} x {image.height}."
-                )
-            return [image.convert("RGB")]
-    except FileNotFoundError as error:
-        raise PictureError(f"picture '{one.picture}' does not exist: '{path}'.") from error
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        if isinstance(error, PictureError):
-            raise
-        raise PictureError(f"picture '{one.picture}': '{path}' does not decode ({error}).") from error
+    return [open_picture(path, one.picture)]

@@ -201,7 +201,7 @@ def test_a_picture_that_does_not_decode_is_named(tmp_path: Path) -> None:
     whole = (tmp_path / "pictures/cat/a.png").read_bytes()
     for content in (b"no picture", whole[: len(whole) // 2]):
         (tmp_path / "pictures/cat/a.png").write_bytes(content)
-        with pytest.raises(PictureError, match=r"picture 'cat/a.png' does not decode"):
+        with pytest.raises(PictureError, match=r"picture 'cat/a.png': .* does not decode"):
             opened(tmp_path).pictures()[0].images()
 
 
