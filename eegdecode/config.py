@@ -181,7 +181,6 @@ class Data(Section):
 
     source: Annotated[AnySource, Field(discriminator="kind")] = SyntheticData()
     epochs: Epochs = Epochs()
-    augment: Augment = Augment()
     trials_per_shard: int = Field(2000, ge=1)
 
 
@@ -195,6 +194,7 @@ class Stream(Section):
     """Shards among which a partition's trials are mixed at a time, for sets larger than a node's cache; 0: all."""
     average: int = Field(1, ge=0)
     """Repetitions of a picture in a subject that are averaged to one training sample, drawn anew each pass; 0: all."""
+    augment: Augment = Augment()
 
 
 class Targets(Section):
@@ -436,7 +436,7 @@ class Experiment(Section):
         if parts % workers:
             raise ValueError(
                 f"stream.partitions must be a multiple of compute.workers, got {parts} over {workers}. Nearest valid "
-                f"numbers of workers: {_divisors_beside(parts, workers)}; the partitions belong to the science of a run."
+                f"numbers of workers: {_divisors_beside(parts, workers)}. The partitions belong to a run's science."
             )
         return self
 

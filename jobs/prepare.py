@@ -6,7 +6,8 @@ ray job submit --working-dir . -- python jobs/prepare.py --recipe demo
 import ray
 
 from eegdecode.recipes import parser, resolve
-from eegdecode.runtime.prepare import prepare, survey
+from eegdecode.runtime.prepare import prepare
+from eegdecode.runtime.survey import survey
 
 
 def main() -> None:

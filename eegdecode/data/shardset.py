@@ -262,18 +262,20 @@ class ShardSet:
     def columns(self, names: Sequence[str]) -> pd.DataFrame:
         """Return text columns of the table as categories: a few bytes a trial, and no other column is read."""
         codes = {name: np.empty(self.manifest.n_trials, np.int32) for name in names}
+        values: dict[str, dict[str, int]] = {name: {} for name in names}
         start = 0
-        for part, values in self._coded(names):
+        for part in self._coded(values):
             for name, code_R in part.items():
                 codes[name][start : start + len(code_R)] = code_R
             start += len(code_R)
-        found = {name: pd.Categorical.from_codes(code_N, list(values[name])) for name, code_N in codes.items()}
+        found = {name: pd.Categorical.from_codes(codes[name], pd.Index(list(values[name]))) for name in names}
         return pd.DataFrame(found, copy=False)
 
     def distinct(self, names: Sequence[str]) -> pd.DataFrame:
         """Return the different rows that text columns of the table have, in the order they come."""
+        values: dict[str, dict[str, int]] = {name: {} for name in names}
         seen: dict[tuple[int, ...], None] = {}
-        for part, values in self._coded(names):
+        for part in self._coded(values):
             sizes = [len(values[name]) for name in names]
             combined = np.zeros(len(part[names[0]]), np.int64)
             for name, size in zip(names, sizes, strict=True):
@@ -283,12 +285,12 @@ class ShardSet:
         known = [list(values[name]) for name in names]
         return pd.DataFrame([[known[k][code] for k, code in enumerate(row)] for row in seen], columns=list(names))
 
-    def _coded(self, names: Sequence[str]) -> Iterator[tuple[dict[str, np.ndarray], dict[str, dict[str, int]]]]:
-        """Yield a part of the rows at a time: each column as numbers, and the values numbered so far."""
-        file = parquet.ParquetFile(self._table_path, read_dictionary=list(names))
-        values: dict[str, dict[str, int]] = {name: {} for name in names}
+    def _coded(self, values: dict[str, dict[str, int]]) -> Iterator[dict[str, np.ndarray]]:
+        """Yield a part of the rows at a time, each column as numbers; new values are numbered in ``values``."""
+        names = list(values)
+        file = parquet.ParquetFile(self._table_path, read_dictionary=names)
         known: dict[str, tuple[Any, np.ndarray]] = {}
-        for batch in file.iter_batches(batch_size=_ROWS, columns=list(names)):
+        for batch in file.iter_batches(batch_size=_ROWS, columns=names):
             part = {}
             for name in names:
                 column = batch.column(name)
@@ -298,7 +300,7 @@ class ShardSet:
                     own = [number.setdefault(value, len(number)) for value in column.dictionary.to_pylist()]
                     known[name] = (column.dictionary, np.array(own, np.int32))
                 part[name] = known[name][1][column.indices.to_numpy(zero_copy_only=False)]
-            yield part, values
+            yield part
 
     @cached_property
     def picture_row(self) -> np.ndarray:

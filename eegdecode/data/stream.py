@@ -230,7 +230,8 @@ class Samples:
             return self._trials[items]
         spread = np.repeat(self._start_G[items], self._count_G[items])
         offset = np.arange(len(spread)) - np.repeat(np.cumsum([0, *self._count_G[items][:-1]]), self._count_G[items])
-        return self._trials[spread + offset]
+        found: I64 = self._trials[spread + offset]
+        return found
 
 
 def _averaged(eeg_NCT: torch.Tensor, own_BR: npt.NDArray[np.bool_]) -> torch.Tensor:
@@ -267,7 +268,7 @@ def _free_bytes(device: torch.device) -> float:
     if device.type == "cuda":
         return ROOM * torch.cuda.mem_get_info(device)[0]
     # Of a node's memory each of its ranks may take its share.
-    return ROOM * psutil.virtual_memory().available / collectives.local_world_size()
+    return ROOM * float(psutil.virtual_memory().available) / collectives.local_world_size()
 
 
 def _ahead(read: Callable[[int], TrialBatch]) -> Generator[TrialBatch, None, None]:

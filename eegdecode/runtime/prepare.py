@@ -7,8 +7,9 @@ stopped and publishes the same bytes. Targets are a job of their own, `eegdecode
 import hashlib
 import io
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -22,7 +23,7 @@ from eegdecode.config import Experiment, Section
 from eegdecode.data.epochs import Trials, clamped, cut
 from eegdecode.data.shards import PackedPicture, publish, write_picture_shard, write_trial_shard
 from eegdecode.data.shardset import MANIFEST_NAME, read_manifest
-from eegdecode.data.sources import Picture, RecordingRef, Source, open_source
+from eegdecode.data.sources import CutRecording, Picture, RecordingRef, Source, open_source
 from eegdecode.data.whiten import NoiseSum, noise_sum, whitened
 from eegdecode.runtime import places, targets
 from eegdecode.runtime.progress import gather, say
@@ -44,7 +45,7 @@ class CutFact(Section):
     sfreq_hz: float
     tmin_s: float
     n_times: int
-    unit: str
+    unit: Literal["uV", "whitened", "scaled"]
 
 
 @dataclass(frozen=True)
@@ -79,61 +80,6 @@ def prepare(experiment: Experiment) -> Manifest:
     return manifest
 
 
-def survey(experiment: Experiment) -> str:
-    """Return, without writing anything, what a preparation finds, what it will write, how large, and what is missing."""
-    source = open_source(experiment.data.source, experiment.compute.data_uri)
-    refs, pictures = source.recordings(), source.pictures()
-    uri = places.shards(experiment)
-    fact = source.fact
-    subjects = sorted({ref.subject for ref in refs})
-    lines = [
-        f"source: {fact.name} ({fact.design} design, {fact.licence})",
-        f"found: {len(refs)} recordings of {len(subjects)} subjects, {len(pictures)} pictures of "
-        f"{len({p.concept for p in pictures})} concepts",
-        *(f"found: {finding}" for finding in source.findings),
-    ]
-    if not refs:
-        return "\n".join([*lines, "missing: a usable recording"])
-    first = cut(source.read(refs[0]), experiment.data.epochs)
-    n, n_chans, n_times = first.eeg_uv_NCT.shape
-    size = n * len(refs) * (n_chans * n_times * 2 + 2048)
-    dropped = f", {len(first.dropped)} dropped" if first.dropped else ""
-    lines += [
-        f"first recording: {refs[0].key}, {n} trials of {n_chans} electrodes x {n_times} samples at "
-        f"{first.sfreq_hz:g} Hz from {first.tmin_s:g} s, in {first.unit}{dropped}",
-        *(f"note: {note}" for note in first.notes),
-        f"will write: about {n * len(refs)} trials, {size / 1e9:.2f} GB, to {uri}",
-        *(f"will write: targets of {t} to {places.targets(experiment, t)}" for t in places.towers(experiment).values()),
-    ]
-    missing = [f"missing: {problem}" for problem in _problems(experiment, pictures)]
-    return "\n".join([*lines, *_state(uri, refs, _digest_of(source, refs, pictures, experiment)), *missing])
-
-
-def _problems(experiment: Experiment, pictures: list[Picture]) -> list[str]:
-    """Return what cannot be opened: pictures, each with its reason, and towers."""
-    found: list[str] = []
-    for picture in pictures:
-        try:
-            for image in picture.images():
-                image.close()
-        except ValueError as error:
-            found.append(str(error))
-    for tower in places.towers(experiment).values():
-        try:
-            targets.open_tower(tower, experiment.compute.weights_uri)
-        except (ValueError, OSError) as error:
-            found.append(f"tower {tower}: {error}")
-    return found
-
-
-def _state(uri: str, refs: list[RecordingRef], source_digest: str) -> list[str]:
-    if storage.exists(storage.join(uri, MANIFEST_NAME)):
-        same = read_manifest(uri).source_digest == source_digest
-        return ["state: prepared already" if same else "state: prepared from other files; will be prepared again"]
-    done = [ref for ref in refs if storage.exists(_part(uri, source_digest, f"{ref.key}.json"))]
-    return [f"state: {len(done)} of {len(refs)} recordings are finished"] if done else []
-
-
 def _prepare(experiment: Experiment) -> Manifest:
     """Read, cut and pack everything an experiment needs, and publish its manifest last.
 
@@ -144,7 +90,7 @@ def _prepare(experiment: Experiment) -> Manifest:
     """
     source = open_source(experiment.data.source, experiment.compute.data_uri)
     refs, pictures = source.recordings(), source.pictures()
-    uri, source_digest = places.shards(experiment), _digest_of(source, refs, pictures, experiment)
+    uri, source_digest = places.shards(experiment), digest_of(source, refs, pictures, experiment)
     for finding in source.findings:
         say(f"prepare: {finding}")
     if storage.exists(storage.join(uri, MANIFEST_NAME)):
@@ -199,7 +145,7 @@ def _prepare(experiment: Experiment) -> Manifest:
     return published
 
 
-def _digest_of(source: Source, refs: list[RecordingRef], pictures: list[Picture], experiment: Experiment) -> str:
+def digest_of(source: Source, refs: list[RecordingRef], pictures: list[Picture], experiment: Experiment) -> str:
     """Return the sha256 of what a source names, and of size and time of every file below its folder."""
     folder = Path(experiment.compute.data_uri.removeprefix("file://")) if experiment.compute.data_uri else None
     files = sorted(path for path in folder.rglob("*") if path.is_file()) if folder else []
@@ -212,14 +158,15 @@ def _digest_of(source: Source, refs: list[RecordingRef], pictures: list[Picture]
     return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
 
 
-def _part(uri: str, source_digest: str, name: str) -> str:
+def part_uri(uri: str, source_digest: str, name: str) -> str:
+    """Return where a finished part of an unpublished set is noted."""
     return storage.join(uri, PARTS, source_digest[:12], name)
 
 
 @ray.remote(num_cpus=1)
 def _pack_pictures(described: str, uri: str, source_digest: str, shard: int, start: int) -> tuple[ShardFact, list[str]]:
     """Pack one shard of pictures; a class of several images also gets a row for each of them."""
-    part = _part(uri, source_digest, f"pictures-{shard:06d}.json")
+    part = part_uri(uri, source_digest, f"pictures-{shard:06d}.json")
     if storage.exists(part):
         kept = json.loads(storage.read_bytes(part))
         return ShardFact.model_validate(kept["shard"]), kept["ids"]
@@ -285,7 +232,7 @@ def _noise_of(
 ) -> dict[tuple[str, str], NoiseSum]:
     """Return a recording's part of the noise covariance of its sessions."""
     experiment = Experiment.model_validate_json(described)
-    part = _part(uri, source_digest, f"{ref.key}.noise.npz")
+    part = part_uri(uri, source_digest, f"{ref.key}.noise.npz")
     if storage.exists(part):
         with np.load(io.BytesIO(storage.read_bytes(part))) as kept:
             names = json.loads(str(kept["sessions"]))
@@ -293,7 +240,7 @@ def _noise_of(
                 (subject, session): NoiseSum(kept["sum_SCC"][s], int(kept["n_S"][s]))
                 for s, (subject, session) in enumerate(names)
             }
-    trials = _trials(experiment, ref)
+    trials = trials_of(experiment, ref)
     table = trials.table
     unknown = sorted({str(known[p].partition) for p in table["picture"] if p in known} - {"train", "test", "val"})
     if unknown:
@@ -301,12 +248,14 @@ def _noise_of(
             f"{ref.key}: data.epochs.mvnn needs pictures with a partition of the source's own, so that only training "
             f"trials are used, got '{unknown[0]}'. Set data.epochs.mvnn='none'; encoder.whiten is fitted in each fold."
         )
+    dim = experiment.data.epochs.mvnn
+    assert dim != "none"
     sums: dict[tuple[str, str], NoiseSum] = {}
-    for (subject, session), rows in table.groupby(["subject", "session"]).indices.items():
-        train = [row for row in rows.tolist() if known[table["picture"].iloc[row]].partition == "train"]
-        if train:
-            shown = table["picture"].to_numpy(str)[train]
-            sums[(str(subject), str(session))] = noise_sum(trials.eeg_uv_NCT[train], shown, experiment.data.epochs.mvnn)
+    shown_N = table["picture"].to_numpy(str)
+    for session, rows in _sessions(table):
+        train = rows[[known[picture].partition == "train" for picture in shown_N[rows]]]
+        if len(train):
+            sums[session] = noise_sum(trials.eeg_uv_NCT[train], shown_N[train], dim)
     file = io.BytesIO()
     n_chans = len(trials.channels)
     np.savez(
@@ -319,9 +268,13 @@ def _noise_of(
     return sums
 
 
-def _trials(experiment: Experiment, ref: RecordingRef) -> Trials:
+def trials_of(experiment: Experiment, ref: RecordingRef) -> Trials:
+    """Return the trials of one recording, cut as the experiment says."""
     source = open_source(experiment.data.source, experiment.compute.data_uri)
-    return cut(source.read(ref), experiment.data.epochs)
+    recording = source.read(ref)
+    trials = cut(recording, experiment.data.epochs)
+    history = recording.history if isinstance(recording, CutRecording) else ()
+    return replace(trials, notes=(*history, *trials.notes))
 
 
 @ray.remote(num_cpus=1)
@@ -334,13 +287,13 @@ def _cut_recording(
     noise: dict[tuple[str, str], F64],
 ) -> _Cut:
     """Read, cut and pack one recording."""
-    part = _part(uri, source_digest, f"{ref.key}.json")
-    rows_part = _part(uri, source_digest, f"{ref.key}.parquet")
+    part = part_uri(uri, source_digest, f"{ref.key}.json")
+    rows_part = part_uri(uri, source_digest, f"{ref.key}.parquet")
     if storage.exists(part):
         fact = CutFact.model_validate_json(storage.read_bytes(part))
         return _Cut(fact, pd.read_parquet(io.BytesIO(storage.read_bytes(rows_part))))
     experiment = Experiment.model_validate_json(described)
-    trials = _trials(experiment, ref)
+    trials = trials_of(experiment, ref)
     table = trials.table.copy()
     unknown = sorted(set(table["picture"]) - set(known))
     if unknown:
@@ -350,7 +303,8 @@ def _cut_recording(
     table["partition"] = [p.partition for p in pictures]
     table["picture_row"] = [p.row for p in pictures]
     table["key"] = [f"{ref.key}_{event:05d}" for event in table["event"]]
-    eeg_NCT, unit = trials.eeg_uv_NCT, trials.unit
+    eeg_NCT: npt.NDArray[np.float32] = trials.eeg_uv_NCT
+    unit: Any = trials.unit
     if experiment.data.epochs.mvnn != "none":
         eeg_NCT, unit = _whitened(trials, noise, experiment.data.epochs.clamp, ref), "whitened"
     step = experiment.data.trials_per_shard
@@ -382,15 +336,21 @@ def _whitened(
 ) -> npt.NDArray[np.float32]:
     """Apply each session's noise normalisation to all its trials."""
     eeg_NCT = np.empty_like(trials.eeg_uv_NCT)
-    for (subject, session), rows in trials.table.groupby(["subject", "session"]).indices.items():
-        weight_CC = noise.get((str(subject), str(session)))
+    for session, rows in _sessions(trials.table):
+        weight_CC = noise.get(session)
         if weight_CC is None:
             raise ValueError(
-                f"{ref.key}: data.epochs.mvnn needs training trials in every session, and session '{session}' of "
-                f"subject '{subject}' has none. Leave the session out, or set data.epochs.mvnn='none'."
+                f"{ref.key}: data.epochs.mvnn needs training trials in every session, and session '{session[1]}' of "
+                f"subject '{session[0]}' has none. Leave the session out, or set data.epochs.mvnn='none'."
             )
         eeg_NCT[rows] = whitened(trials.eeg_uv_NCT[rows], weight_CC)
     return clamped(eeg_NCT, clamp) if clamp is not None else eeg_NCT
+
+
+def _sessions(table: pd.DataFrame) -> list[tuple[tuple[str, str], npt.NDArray[np.int64]]]:
+    """Return the rows of each (subject, session) of a table."""
+    names = pd.MultiIndex.from_frame(table[["subject", "session"]].astype(str))
+    return [(session, np.flatnonzero(names == session)) for session in names.unique().tolist()]
 
 
 def _trial_table(refs: list[RecordingRef], cuts: list[_Cut]) -> pd.DataFrame:

@@ -3,7 +3,7 @@
 Shape letters: N trial, Q query, C chan, T time, D embedding, P picture.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,6 +17,7 @@ from eegdecode import metrics
 from eegdecode.batch import Fold, TrialBatch
 from eegdecode.bundle import Bundle, BundleFact, Gallery
 from eegdecode.config import Experiment
+from eegdecode.data.augment import augment
 from eegdecode.data.shardset import ShardSet
 from eegdecode.data.splits import group_of
 from eegdecode.data.stream import Stream, open_stream
@@ -127,12 +128,19 @@ def build_fold(
     )
     return FoldRun(
         fold=fold,
-        task=ContrastiveTask(decoder, experiment.loss),
+        task=ContrastiveTask(decoder, experiment.loss, _augmentation(experiment, facts.sfreq_hz)),
         stream=stream,
         validation=_validation(shards, fold, val_N) if len(val_N) else None,
         n_train=len(train_N),
         n_val=len(val_N),
     )
+
+
+def _augmentation(experiment: Experiment, sfreq_hz: float) -> Callable[[TrialBatch], torch.Tensor] | None:
+    spec, seed = experiment.stream.augment, experiment.schedule.seed
+    if not spec.any:
+        return None
+    return lambda batch: augment(batch.eeg_uv_BCT, seed, batch.pass_B, batch.trial_B, sfreq_hz, spec)
 
 
 def drawn_rows(shards: ShardSet, folds: tuple[Fold, ...]) -> NDArray[np.int64]:

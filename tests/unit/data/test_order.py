@@ -103,7 +103,7 @@ def test_partitions_own_equal_shares_and_only_what_is_left_over_is_shared() -> N
     assert [len(items) for items in owned] == [28] * 4
     assert owned[0] & owned[1] == {100, 101, 102}
     assert set.union(*owned) == set(range(103))
-    assert order.owned(range(0, 4)).tolist() == list(range(103))
+    assert order.owned(range(4)).tolist() == list(range(103))
 
 
 def test_a_window_mixes_few_cells_and_all_of_each() -> None:
