@@ -425,6 +425,17 @@ class Experiment(Section):
         return self
 
     @model_validator(mode="after")
+    def _noise_is_of_training_trials(self) -> Self:
+        ways = (self.protocol.split_by, *self.protocol.also_split_by)
+        if self.data.epochs.mvnn != "none" and not set(ways) <= {"concept", "picture"}:
+            raise ValueError(
+                f"data.epochs.mvnn='{self.data.epochs.mvnn}' is fitted once, on the pictures that the source calls "
+                f"training ones, and a protocol that splits by {ways[0]} would test on them. Set mvnn='none' and "
+                "encoder.whiten='channels', which is fitted in each fold."
+            )
+        return self
+
+    @model_validator(mode="after")
     def _batch_divides(self) -> Self:
         batch, parts, workers = self.loss.contrastive_batch, self.stream.partitions, self.compute.workers
         if batch % parts:

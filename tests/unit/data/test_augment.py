@@ -7,9 +7,9 @@ import torch
 from pydantic import ValidationError
 from safetensors.torch import load_file
 
-from eegdecode.config import Augment, Data
+from eegdecode.config import Augment, Stream
 from eegdecode.data import augment as module
-from eegdecode.data import stream
+from eegdecode.data import order
 from eegdecode.data.augment import augment, shifted, smoothed
 
 SFREQ_HZ = 100.0
@@ -58,7 +58,7 @@ def test_hash_equals_numpy_in_64_unsigned_bits() -> None:
     rng = np.random.default_rng(0)
     x = rng.integers(-(2**63), 2**63, 100_000, dtype=np.int64)
     x[:5] = 0, -1, 1, -(2**63), 2**63 - 1
-    expected = stream._mixed(x.view(np.uint64))
+    expected = order._mixed(x.view(np.uint64))
     np.testing.assert_array_equal(module._hashed(torch.from_numpy(x)).numpy().view(np.uint64), expected)
 
 
@@ -69,8 +69,8 @@ def test_one_draw_written_out_in_numpy() -> None:
     def word(*counters: int) -> int:
         state = np.array([seed % 2**64], np.uint64)
         for counter in counters:
-            state = stream._mixed(state) + np.uint64(counter)
-        return int(stream._mixed(state)[0])
+            state = order._mixed(state) + np.uint64(counter)
+        return int(order._mixed(state)[0])
 
     def made(spec: Augment, eeg_BCT: torch.Tensor) -> torch.Tensor:
         return augment(eeg_BCT, seed, torch.tensor([pass_]), torch.tensor([trial]), SFREQ_HZ, spec)[0]
@@ -261,7 +261,7 @@ def test_a_dropped_electrode_is_zero_even_where_it_was_not_finite() -> None:
 def test_nothing_on_returns_the_values() -> None:
     eeg_BCT = trials(4, 3, 10)
     assert not Augment().any
-    assert not Data().augment.any
+    assert not Stream().augment.any
     assert torch.equal(run(eeg_BCT, Augment()), eeg_BCT)
     assert all(spec.any for spec in EACH.values())
 
