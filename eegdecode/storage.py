@@ -5,14 +5,16 @@ S3 goes through boto3 and is set up the way boto3 users expect: ``AWS_ENDPOINT_U
 configuration file (the addressing style too), or a role of the machine. Import creates nothing.
 
 Faults that may pass are tried again after a growing, jittered wait, and nothing waits for ever: a connection has
-`_CONNECT_S`, an answer `_READ_S` from one byte to the next, a part of an object `_PART_S` in all, and each of them
-`_ATTEMPTS` tries. Every object written here carries the sha256 of its content and is held against it when it is read.
+`_CONNECT_S`, an answer `_READ_S` from one byte to the next, a request `_PART_S` in all (for each `_PUT_BYTES` that it
+sends), and each of them `_ATTEMPTS` tries. Every object written here carries the sha256 of its content and is held
+against it when it is read.
 """
 
 import errno
 import hashlib
 import itertools
 import os
+import queue
 import random
 import shutil
 import tempfile
@@ -24,7 +26,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar, cast
 from urllib.parse import unquote, urlsplit
 
 import boto3
@@ -49,6 +51,8 @@ from urllib3.exceptions import ReadTimeoutError as BodyTimeoutError
 _CONNECT_S = 10.0
 _READ_S = 60.0
 _PART_S = 300.0
+# Beyond that, for a request that checks by itself and would write where it no longer may.
+_GRACE_S = 5.0
 # Tries and waits are ours and boto3's own are off: it does not try again when a body is cut, and two loops multiply.
 _ATTEMPTS = 6
 _WAIT_S = 0.2
@@ -68,8 +72,10 @@ _MISSING_KEY = ("NoSuchKey", "404", "NotFound")
 _CHANGED = ("PreconditionFailed", "412")
 _NO_RANGE = ("InvalidRange", "416")
 _WRONG_KEYS = ("InvalidAccessKeyId", "SignatureDoesNotMatch", "InvalidToken")
-# Rights and tokens are renewed while a job runs, so these are tried again.
-_DENIED = ("401", "403", "AccessDenied", "ExpiredToken", "RequestTimeTooSkewed")
+_EXPIRED = ("ExpiredToken", "TokenRefreshRequired")
+# Rights and tokens are renewed while a job runs, so these are tried again. 400 is what AWS answers to a HEAD, which has
+# no body to say more in, when a token has expired.
+_DENIED = ("400", "401", "403", "AccessDenied", "RequestTimeTooSkewed", *_EXPIRED)
 _SLOW_DOWN = ("SlowDown", "Throttling", "ThrottlingException", "RequestLimitExceeded", "TooManyRequestsException")
 _PASSING = ("InternalError", "ServiceUnavailable", "RequestTimeout", "OperationAborted", "ConditionalRequestConflict")
 _LOST = (ConnectionError, HTTPClientError, IncompleteReadError, ResponseStreamingError, ResponseParserError, HTTPError)
@@ -134,7 +140,7 @@ def size_bytes(uri: str) -> int | None:
 
     def head(client: Any) -> int | None:
         try:
-            return int(client.head_object(Bucket=bucket, Key=key)["ContentLength"])
+            return int(_said(client.head_object(Bucket=bucket, Key=key), "ContentLength"))
         except ClientError as error:
             if _code(error) in _MISSING_KEY and _bucket_exists(bucket):
                 return None
@@ -186,7 +192,7 @@ def _write(uri: str, data: bytes, if_absent: bool) -> None:
     bucket, key = _bucket_and_key(uri)
     facts = {"Metadata": {_SHA256: hashlib.sha256(data).hexdigest()}}
     once = {"IfNoneMatch": "*"} if if_absent else {}
-    _tried(uri, lambda client: client.put_object(Bucket=bucket, Key=key, Body=data, **facts, **once))
+    _tried(uri, lambda client: client.put_object(Bucket=bucket, Key=key, Body=data, **facts, **once), len(data))
 
 
 def upload(path: str | Path, uri: str) -> None:
@@ -292,11 +298,29 @@ def list_uris(prefix: str) -> list[str]:
     bucket, key = _bucket_and_key(prefix, may_be_bucket=True)
     below = f"{key.rstrip('/')}/" if key else ""
 
-    def found(client: Any) -> list[str]:
-        pages = client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=below)
-        return sorted(f"s3://{bucket}/{item['Key']}" for page in pages for item in page.get("Contents", ()))
+    found: list[str] = []
+    more: dict[str, str] = {}
+    while True:
+        page = _tried(prefix, partial(_page, bucket=bucket, below=below, more=more))
+        found += [f"s3://{bucket}/{item['Key']}" for item in page.get("Contents", ())]
+        if not page.get("IsTruncated"):
+            return sorted(found)
+        following = {"ContinuationToken": page.get("NextContinuationToken", "")}
+        if following in ({"ContinuationToken": ""}, more):
+            raise StorageError(f"{_endpoint()} lists {prefix} without end: after one page comes the same. {_LATER}")
+        more = following
 
-    return _tried(prefix, found)
+
+def _page(client: Any, bucket: str, below: str, more: dict[str, str]) -> dict[str, Any]:
+    try:
+        page: dict[str, Any] = client.list_objects_v2(Bucket=bucket, Prefix=below, **more)
+    except ClientError as error:
+        # A listing is never missing; a caller who asks for an object must not take it for that.
+        if _code(error) in _MISSING_KEY:
+            raise _CutError(f"answered {_code(error)} to a listing") from error
+        raise
+    _said(page, "IsTruncated")  # an answer without a body would be an empty listing
+    return page
 
 
 def delete_prefix(uri: str) -> None:
@@ -324,10 +348,14 @@ def delete_prefix(uri: str) -> None:
         keys = [{"Key": _bucket_and_key(found)[1]} for found in uris[start : start + 1000]]
 
         def delete(client: Any, keys: list[dict[str, str]] = keys) -> None:
-            answer = client.delete_objects(Bucket=bucket, Delete={"Objects": keys, "Quiet": True})
+            answer = client.delete_objects(Bucket=bucket, Delete={"Objects": keys})
             for fault in answer.get("Errors", ()):
                 said = {"Code": fault["Code"], "Message": f"{fault['Key']}: {fault.get('Message', '')}"}
                 raise ClientError({"Error": said}, "DeleteObjects")
+            deleted = {item.get("Key") for item in answer.get("Deleted", ())}
+            left = [item["Key"] for item in keys if item["Key"] not in deleted]
+            if left:
+                raise _CutError(f"did not say that it deleted '{left[0]}' and {len(left) - 1} more")
 
         _tried(uri, delete)
 
@@ -443,18 +471,22 @@ def _get_part(client: Any, uri: str, file: int, start: int, etag: str | None) ->
     if etag not in (None, answer.get("ETag")):
         raise _ChangedError("changed while it was read")
     covers, _, size = answer.get("ContentRange", "").partition("/")
-    if start and not covers.startswith(f"bytes {start}-"):
-        raise _CutError(f"sent '{covers}' for the part that begins at byte {start}")
-    length, at = answer["ContentLength"], start
+    length, at = int(_said(answer, "ContentLength")), start
+    # An answer in full is an empty object's, or of a store that knows no ranges.
+    if start or answer["ResponseMetadata"]["HTTPStatusCode"] == 206:
+        end = min(start + _GET_BYTES, int(size)) if size.isdecimal() else 0
+        if covers != f"bytes {start}-{end - 1}" or length != end - start:
+            raise _CutError(f"sent '{covers}/{size}' in {length} bytes for the part that begins at byte {start}")
     with answer["Body"] as body:
         # As it comes: to wait for whole pieces would let a trickle outlast any limit.
         while chunk := body.read1(_CHUNK_BYTES):
+            # Before it is written: the file may be another's by the time a given-up request gets here.
+            if time.monotonic() > until:
+                raise _CutError(f"sent {at - start} of {length} bytes in {_PART_S:g} s")
             left = memoryview(chunk)
             while left:
                 written = os.pwrite(file, left, at)
                 left, at = left[written:], at + written
-            if time.monotonic() > until:
-                raise _CutError(f"sent {at - start} of {length} bytes in {_PART_S:g} s")
     if at - start != length:
         raise _CutError(f"sent {at - start} of {length} bytes")
     return _Answer(int(size) if size else length, answer.get("ETag"), answer.get("Metadata", {}).get(_SHA256))
@@ -465,13 +497,13 @@ def _put_parts(uri: str, file: int, size: int, sha256: str) -> None:
     place = {"Bucket": bucket, "Key": key}
     part_bytes = max(_PUT_BYTES, -(-size // _MOST_PARTS))
     upload_id = _tried(
-        uri, lambda client: client.create_multipart_upload(**place, Metadata={_SHA256: sha256})["UploadId"]
+        uri, lambda client: _said(client.create_multipart_upload(**place, Metadata={_SHA256: sha256}), "UploadId")
     )
 
     def put(client: Any, k: int) -> dict[str, Any]:
         data = os.pread(file, part_bytes, k * part_bytes)
         answer = client.upload_part(**place, UploadId=upload_id, PartNumber=k + 1, Body=data)
-        return {"PartNumber": k + 1, "ETag": answer["ETag"]}
+        return {"PartNumber": k + 1, "ETag": _said(answer, "ETag")}
 
     def complete(client: Any, parts: list[dict[str, Any]]) -> None:
         try:
@@ -480,14 +512,14 @@ def _put_parts(uri: str, file: int, size: int, sha256: str) -> None:
             # An earlier try may have gone through and its answer been lost.
             if (
                 _code(error) not in ("NoSuchUpload", "404")
-                or client.head_object(**place)["Metadata"].get(_SHA256) != sha256
+                or client.head_object(**place).get("Metadata", {}).get(_SHA256) != sha256
             ):
                 raise
 
     try:
         with ThreadPoolExecutor(_THREADS) as pool:
             count = -(-size // part_bytes)
-            sent = [pool.submit(_tried, uri, partial(put, k=k)) for k in range(count)]
+            sent = [pool.submit(_tried, uri, partial(put, k=k), part_bytes) for k in range(count)]
             try:
                 parts = [part.result() for part in sent]
             finally:
@@ -498,6 +530,13 @@ def _put_parts(uri: str, file: int, size: int, sha256: str) -> None:
         with suppress(StorageError):
             _tried(uri, lambda client: client.abort_multipart_upload(**place, UploadId=upload_id))
         raise
+
+
+def _said(answer: dict[str, Any], name: str) -> Any:
+    """Return a part of an answer; Python takes one that is cut in its head for one that has no more headers."""
+    if name not in answer:
+        raise _CutError(f"sent no {name}")
+    return answer[name]
 
 
 def _check_size(uri: str, got: int, asked: int | None) -> None:
@@ -541,8 +580,13 @@ def _s3() -> _S3:
         return _clients[key]
 
 
-def _tried(uri: str, call: Callable[[Any], T]) -> T:
-    """Return what `call` makes of the S3 client, tried again while the fault may pass.
+def _tried(uri: str, call: Callable[[Any], T], sent_bytes: int = 0) -> T:
+    """Return what `call` makes of the S3 client in one request, tried again while the fault may pass.
+
+    Parameters
+    ----------
+    sent_bytes
+        How long the request is; a long one may take longer.
 
     Raises
     ------
@@ -553,13 +597,34 @@ def _tried(uri: str, call: Callable[[Any], T]) -> T:
         attempts = 1
         try:
             client, attempts = _s3()
-            return call(client)
+            return _within(_PART_S * max(1, sent_bytes / _PUT_BYTES), partial(call, client))
         except (BotoCoreError, ClientError, ResponseParserError, HTTPError, _CutError) as error:
             scale = _patience_s(error)
             if scale is None or attempt >= attempts:
                 raise _s3_error(uri, error, attempt) from error
         time.sleep(_pause_s(scale, attempt))
     raise AssertionError("the last try returns or raises")
+
+
+def _within(limit_s: float, call: Callable[[], T]) -> T:
+    """Return what a call returns, or give it up: a byte a minute is within boto3's time-out for as long as it likes."""
+    answers: queue.SimpleQueue[tuple[bool, Any]] = queue.SimpleQueue()
+
+    def run() -> None:
+        try:
+            answers.put((True, call()))
+        except BaseException as error:
+            answers.put((False, error))
+
+    # A daemon, as it cannot be ended and must not keep the process.
+    threading.Thread(target=run, daemon=True, name="s3-request").start()
+    try:
+        returned, answer = answers.get(timeout=limit_s + _GRACE_S)
+    except queue.Empty as error:
+        raise _CutError(f"did not finish its answer in {limit_s:g} s") from error
+    if returned:
+        return cast(T, answer)
+    raise answer
 
 
 def _patience_s(error: BaseException) -> float | None:
@@ -616,6 +681,11 @@ def _s3_error(uri: str, error: BaseException, attempts: int) -> StorageError:
         if code in _CHANGED:
             return TakenError(
                 f"{uri} holds other content and must not be replaced. Choose another place, or delete that one first."
+            )
+        if code in _EXPIRED:
+            return StorageError(
+                f"{where} says that the credentials for bucket '{bucket}', key '{key}' have expired ({code}: {said}), "
+                f"{tried}. Get new ones: AWS_SESSION_TOKEN and its keys, or sign in to AWS_PROFILE again."
             )
         if code in (*_WRONG_KEYS, *_DENIED):
             return StorageError(

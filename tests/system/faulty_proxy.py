@@ -23,9 +23,17 @@ REFUSALS = {
     "500": (500, "InternalError", "We encountered an internal error. Please try again."),
     "503": (503, "SlowDown", "Please reduce your request rate."),
     "403": (403, "AccessDenied", "Access Denied"),
+    "404": (404, "NoSuchKey", "The specified key does not exist."),
+    "expired": (400, "ExpiredToken", "The provided token has expired."),
 }
-# Before it reaches the server · after it did, with the answer lost · on the way back.
-KINDS = (*REFUSALS, "reset", "lost", "cut", "stalled", "slow", "wrong bytes", "replaced")
+# Before it reaches the server · after it did, with the answer lost · the head of the answer · its body.
+KINDS = (
+    *REFUSALS, "reset", "lost", "silent", "cut head", "trickled head",
+    "cut", "stalled", "slow", "trickled", "shortened", "overlong", "wrong bytes", "replaced",
+)  # fmt: skip
+# An XML body says itself where it ends.
+OF_CONTENT = ("cut", "trickled")
+OF_OBJECTS = ("shortened", "overlong", "wrong bytes")
 PIECES = 8
 HOP_BY_HOP = ("connection", "keep-alive", "transfer-encoding", "expect")
 
@@ -40,6 +48,8 @@ class Plan:
         Kind -> share of the tries that meet it; a kind that does not fit a request leaves it alone.
     stall_s
         How long a stalled answer stalls: beyond the client's time-out.
+    slow_s
+        How long a slow answer takes, and a trickled one for each byte.
     replaced
         Gives, for the path of an object, a block in which the object is another one.
     """
@@ -68,7 +78,9 @@ class Plan:
         query = sorted(item for item in parse_qsl(parts.query, keep_blank_values=True) if item[0] != "uploadId")
         request = f"{method} {parts.path} {query} {headers.get('Range', '')}"
         of_object = method == "GET" and not query
-        fits = {"cut": method == "GET", "wrong bytes": of_object, "replaced": of_object and "If-Match" in headers}
+        fits = dict.fromkeys(OF_CONTENT, method == "GET") | dict.fromkeys(OF_OBJECTS, of_object)
+        fits["404"] = method == "GET" and not of_object
+        fits["replaced"] = of_object and "If-Match" in headers
         with self._lock:
             self._tries[request] += 1
             drawn = random.Random(f"{self.seed} {request} {self._tries[request]}").random()
@@ -157,15 +169,31 @@ class _Handler(BaseHTTPRequestHandler):
             content = content[:middle] + bytes([content[middle] ^ 0xFF]) + content[middle + 1 :]
         if kind == "slow" and not content:
             self.server.ended.wait(plan.slow_s)
-        if kind == "stalled" and not content:
+        if kind == "silent" or (kind == "stalled" and not content):
             self.server.ended.wait(plan.stall_s)
             self.close_connection = True
             return
-        self.send_response_only(status)
-        for name, value in headers:
-            self.send_header(name, value)
-        self.end_headers()
-        if kind in ("cut", "stalled"):
+        if kind == "shortened":
+            content = content[: len(content) // 2]
+        if kind in ("shortened", "overlong"):
+            told = len(content) + (17 if kind == "overlong" else 0)
+            headers = [(name, str(told) if name.lower() == "content-length" else value) for name, value in headers]
+        head = f"HTTP/1.1 {status} {http.client.responses.get(status, '')}\r\n"
+        written = (head + "".join(f"{name}: {value}\r\n" for name, value in headers) + "\r\n").encode("latin-1")
+        if kind == "cut head":
+            self.wfile.write(written[: len(head) + 20])
+            self.close_connection = True
+            return
+        if kind == "trickled head":
+            self._trickle(written)
+            return
+        self.wfile.write(written)
+        if kind == "trickled":
+            self._trickle(content)
+        elif kind == "overlong":
+            self.wfile.write(content)
+            self.close_connection = True
+        elif kind in ("cut", "stalled"):
             self.wfile.write(content[: len(content) // 2])
             if kind == "stalled":
                 self.server.ended.wait(plan.stall_s)
@@ -177,6 +205,13 @@ class _Handler(BaseHTTPRequestHandler):
                 self.server.ended.wait(plan.slow_s / PIECES)
         else:
             self.wfile.write(content)
+
+    def _trickle(self, content: bytes) -> None:
+        self.close_connection = True
+        for k in range(len(content)):
+            if self.server.ended.wait(self.server.plan.slow_s):
+                return
+            self.wfile.write(content[k : k + 1])
 
     def _refuse(self, status: int, code: str, message: str) -> None:
         content = f"<?xml version='1.0'?><Error><Code>{code}</Code><Message>{message}</Message></Error>".encode()

@@ -115,30 +115,67 @@ def test_what_is_written_once_is_never_replaced(tmp_path: Path):
     assert [path.name for path in (tmp_path / "set").iterdir()] == ["manifest.json"]
 
 
-def test_of_many_writers_one_wins(tmp_path: Path):
+def test_of_two_jobs_that_publish_to_one_place_one_wins(tmp_path: Path):
+    """Fifty races of two processes, and a reader that looks on: it sees nothing, or the whole of one."""
     context = multiprocessing.get_context("fork")
-    answers, start = context.Queue(), context.Barrier(4)
+    answers, start, n_races = context.Queue(), context.Barrier(3), 50
+    contents = {name: name.encode() * (256 << 10) for name in "ab"}
 
-    def publish(content: bytes) -> None:
-        won = []
-        for k in range(20):
+    def publish(name: str) -> None:
+        said: list[str] = []
+        for k in range(n_races):
             start.wait(30)
             try:
-                storage.write_bytes(str(tmp_path / str(k)), content, if_absent=True)
-            except TakenError:
-                continue
-            won.append(k)
-        answers.put((content, won))
+                storage.write_bytes(str(tmp_path / "set" / str(k)), contents[name], if_absent=True)
+                said.append("")
+            except TakenError as error:
+                said.append(str(error))
+        answers.put((name, said))
 
-    writers = [context.Process(target=publish, args=(name.encode(),)) for name in "abcd"]
+    writers = [context.Process(target=publish, args=(name,)) for name in contents]
     for writer in writers:
         writer.start()
-    won = dict(answers.get(timeout=60) for _ in writers)
+    seen = []
+    for k in range(n_races):
+        start.wait(30)
+        path = tmp_path / "set" / str(k)
+        while not path.exists():
+            assert all(writer.is_alive() for writer in writers)
+        seen.append(path.read_bytes())
+    said = dict(answers.get(timeout=60) for _ in writers)
     for writer in writers:
         writer.join(30)
-    assert sorted(k for numbers in won.values() for k in numbers) == list(range(20))
-    for content, numbers in won.items():
-        assert all((tmp_path / str(k)).read_bytes() == content for k in numbers)
+        assert writer.exitcode == 0
+    for k in range(n_races):
+        path = tmp_path / "set" / str(k)
+        (winner,) = [name for name in contents if said[name][k] == ""]
+        (refusal,) = [words[k] for name, words in said.items() if name != winner]
+        assert refusal == (
+            f"{path} holds other content and must not be replaced. Choose another place, or delete that one first."
+        )
+        assert seen[k] == path.read_bytes() == contents[winner]
+    assert sorted(os.listdir(tmp_path / "set")) == sorted(str(k) for k in range(n_races))
+    # Neither is always the faster, or this was no race.
+    assert {name for name in contents if "" in said[name]} == set(contents)
+
+
+def test_of_two_jobs_that_publish_the_same_both_succeed(tmp_path: Path):
+    context = multiprocessing.get_context("fork")
+    start = context.Barrier(2)
+
+    def publish() -> None:
+        for k in range(50):
+            start.wait(30)
+            storage.write_bytes(str(tmp_path / str(k)), b"same" * 1000, if_absent=True)
+
+    writers = [context.Process(target=publish) for _ in range(2)]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join(60)
+        assert writer.exitcode == 0
+    assert {path.read_bytes() for path in tmp_path.iterdir()} == {b"same" * 1000}
+    assert len(list(tmp_path.iterdir())) == 50
 
 
 @pytest.mark.parametrize(("size", "said"), [(4, "must have 4 bytes, got 3"), (2, "must have 2 bytes, got 3")])
