@@ -21,7 +21,7 @@ import pandas as pd
 from scipy import stats
 
 from eegdecode.analyse.regions import region_of, regions_of
-from eegdecode.analyse.reliability import Halves, Reliability, split_half
+from eegdecode.analyse.reliability import MIN_PICTURES, Halves, Reliability, split_half
 from eegdecode.batch import Dropped
 
 F64 = npt.NDArray[np.float64]
@@ -240,6 +240,7 @@ class SetSummary:
                 "window_s": list(found.window_s),
                 "chance": 0.0,
                 "pictures": dict(found.pictures_of),
+                "repetitions": spread(found.repetitions),
                 "regions": {
                     region: {"value": float(value), "ci95": [float(low), float(high)]}
                     for region, value, low, high in zip(
@@ -265,19 +266,21 @@ class SetSummary:
 def choose_pictures(partitions: Mapping[str, str], limit: int = MAX_TRACKED) -> tuple[str, ...]:
     """Choose the pictures whose repetitions are kept apart; every task that is given the same pictures chooses alike.
 
-    Test pictures come first, since those are the ones that are repeated most; within a partition the order is that of
-    the sha256 of the id, so that no class or place in the list is preferred.
+    Only test pictures, since those are repeated most, and reliability is that of so many repetitions; where there are
+    fewer than `MIN_PICTURES`, those of the next partition too (val, any, train). Within a partition the order is that
+    of the sha256 of the id, so that no class or place in the list is preferred.
 
     Parameters
     ----------
     partitions
         Picture id to ``test``, ``val``, ``any`` or ``train``.
     """
-
-    def order(picture: str) -> tuple[int, str]:
-        return _PARTITIONS.index(partitions[picture]), hashlib.sha256(picture.encode()).hexdigest()
-
-    return tuple(sorted(sorted(partitions, key=order)[:limit]))
+    chosen: list[str] = []
+    for partition in _PARTITIONS:
+        if len(chosen) < MIN_PICTURES:
+            there = [picture for picture, name in partitions.items() if name == partition]
+            chosen += sorted(there, key=lambda picture: hashlib.sha256(picture.encode()).hexdigest())
+    return tuple(sorted(chosen[:limit]))
 
 
 def summarise(

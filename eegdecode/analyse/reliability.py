@@ -70,6 +70,8 @@ class Reliability:
         A single electrode and time reaches this by chance in 5 of 100 cases, up or down.
     pictures_of
         Subject to its pictures with at least two repetitions; only subjects with `MIN_PICTURES` are in.
+    repetitions
+        Of each of those pictures, of all subjects: the reliability is that of so many.
     """
 
     value_CT: F64
@@ -83,6 +85,7 @@ class Reliability:
     window_high_R: F64
     limit: float
     pictures_of: dict[str, int]
+    repetitions: tuple[int, ...]
 
 
 def spearman_brown(r: npt.NDArray[np.floating]) -> F64:
@@ -169,6 +172,7 @@ def split_half(
         window_high_R=high_R,
         limit=float(spearman_brown(np.tanh(1.96 * deviation))),
         pictures_of={subject: len(rows) for subject, rows in usable.items()},
+        repetitions=tuple(int(n) for s, rows in usable.items() for n in halves_of[s].count_P2[rows].sum(axis=1)),
     )
 
 

@@ -167,12 +167,16 @@ def test_parts_that_do_not_belong_together_are_refused() -> None:
 
 def test_every_task_chooses_the_same_pictures_test_pictures_first() -> None:
     partitions = {f"train/{i}": "train" for i in range(500)} | {f"test/{i}": "test" for i in range(150)}
-    chosen = choose_pictures(partitions)
+    assert choose_pictures(partitions) == tuple(sorted(p for p in partitions if p.startswith("test/")))
+    many = {f"p{i}": "any" for i in range(5000)}
+    chosen = choose_pictures(many)
     assert len(chosen) == 200
-    assert sum(p.startswith("test/") for p in chosen) == 150
-    assert choose_pictures(dict(reversed(partitions.items()))) == chosen
+    assert choose_pictures(dict(reversed(many.items()))) == chosen
+    assert np.mean([int(p[1:]) for p in chosen]) == pytest.approx(2500, abs=4 * 5000 / np.sqrt(12 * 200))
     assert len(choose_pictures({"a": "any", "b": "any"})) == 2
-    assert choose_pictures({"a": "train", "b": "val", "c": "any"}, limit=1) == ("b",)
+    few = {f"test/{i}": "test" for i in range(7)} | {f"train/{i}": "train" for i in range(300)}
+    assert [p for p in choose_pictures(few) if p.startswith("test/")] == [f"test/{i}" for i in range(7)]
+    assert len(choose_pictures(few)) == 200
 
 
 def test_drops_are_grouped_without_their_numbers_and_electrodes() -> None:

@@ -49,6 +49,7 @@ def test_agrees_with_corrcoef_within_each_subject() -> None:
     assert found.window_s == (0.1, 0.2)
     assert found.window_R[1] == pytest.approx(2 * inside / (1 + abs(inside)), abs=1e-5)
     assert found.pictures_of == {"01": 30, "02": 12}
+    assert found.repetitions == (5,) * 30 + (4,) * 12
     assert (found.low_RT < found.curve_RT).all()
     assert (found.curve_RT < found.high_RT).all()
 
