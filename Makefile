@@ -45,7 +45,15 @@ check: .venv/.done
 	.venv/bin/ruff check .
 	.venv/bin/mypy eegdecode jobs
 
+# The libraries that `make bench` compares with have pins of their own, too. Without them, or without the S3 server, the
+# benchmark says which figures are left out.
+.venv-bench/.done: tests/bench/peers.lock | .venv/uv/bin/uv
+	.venv/uv/bin/uv venv --quiet --allow-existing --python $(PYTHON) .venv-bench
+	.venv/uv/bin/uv pip sync --quiet --python .venv-bench/bin/python --require-hashes tests/bench/peers.lock
+	touch $@
+
 bench: .venv/.done
+	$(if $(filter-out stream,$(ONLY)),,-$(MAKE) --keep-going .venv-bench/.done .venv-s3/.done)
 	.venv/bin/python tests/bench/run.py $(ONLY)
 
 serve: .venv/.done
@@ -55,6 +63,8 @@ serve: .venv/.done
 lock: .venv/uv/bin/uv
 	.venv/uv/bin/uv pip compile pyproject.toml --quiet --all-extras --group dev --universal --python-version 3.11 \
 		--generate-hashes --no-emit-index-url --no-annotate --no-header --output-file requirements.lock
+	.venv/uv/bin/uv pip compile tests/bench/peers.in --quiet --universal --python-version 3.11 \
+		--generate-hashes --no-emit-index-url --no-annotate --no-header --output-file tests/bench/peers.lock
 
 clean:
-	rm -rf .venv .venv-s3 runs .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info
+	rm -rf .venv .venv-s3 .venv-bench runs .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info
