@@ -8,6 +8,8 @@ fourth, ...
 """
 
 import hashlib
+import io
+import json
 import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -98,6 +100,38 @@ class RecordingSummary:
     n_of_picture: dict[str, int]
     concept_of: dict[str, str]
     halves: Halves
+
+    def to_bytes(self) -> bytes:
+        """Return the summary as it is kept beside an unpublished set: arrays, and the rest as JSON."""
+        facts = {name: getattr(self, name) for name in _PLAIN} | {"pictures": self.halves.pictures}
+        file = io.BytesIO()
+        np.savez(
+            file,
+            facts=np.frombuffer(json.dumps(facts).encode(), np.uint8),
+            n=np.array([self.electrodes.n, self.regions.n]),
+            alternate_2CT=self.alternate_2CT,
+            sum_P2CT=self.halves.sum_P2CT,
+            count_P2=self.halves.count_P2,
+            **{f"{of}_{kind}": getattr(getattr(self, of), kind) for of in _MOMENTS for kind in ("mean", "squares")},
+        )
+        return file.getvalue()
+
+    @classmethod
+    def from_bytes(cls, content: bytes) -> "RecordingSummary":
+        """Return the summary that `to_bytes` wrote."""
+        with np.load(io.BytesIO(content), allow_pickle=False) as kept:
+            facts = json.loads(kept["facts"].tobytes())
+            halves = Halves(tuple(facts.pop("pictures")), kept["sum_P2CT"], kept["count_P2"])
+            moments: dict[str, Any] = {
+                of: Moments(int(kept["n"][k]), kept[f"{of}_mean"], kept[f"{of}_squares"])
+                for k, of in enumerate(_MOMENTS)
+            }
+            facts["channels"] = tuple(facts["channels"])
+            return cls(alternate_2CT=kept["alternate_2CT"], halves=halves, **moments, **facts)
+
+
+_MOMENTS = ("electrodes", "regions")
+_PLAIN = ("recording", "subject", "unit", "channels", "sfreq_hz", "tmin_s", "n_of_picture", "concept_of")
 
 
 @dataclass(frozen=True)

@@ -18,17 +18,21 @@ import ray
 from PIL import Image
 
 from eegdecode import storage
-from eegdecode.batch import Dropped, Manifest, ShardFact
+from eegdecode.analyse.quality import RecordingSummary, choose_pictures, merge, summarise
+from eegdecode.analyse.quality_page import write_quality
+from eegdecode.batch import Dropped, Fold, Manifest, ShardFact
 from eegdecode.config import Experiment, Section
 from eegdecode.data.epochs import Trials, clamped, cut
 from eegdecode.data.shards import PackedPicture, publish, write_picture_shard, write_trial_shard
 from eegdecode.data.shardset import MANIFEST_NAME, read_manifest
 from eegdecode.data.sources import CutRecording, Picture, RecordingRef, Source, open_source
+from eegdecode.data.splits import make_folds, part_of
 from eegdecode.data.whiten import NoiseSum, noise_sum, whitened
 from eegdecode.runtime import places, targets
 from eegdecode.runtime.progress import gather, say
 
 PICTURES_PER_SHARD = 250
+QUALITY_PAGE = "quality.html"
 PARTS = "parts"
 """Below the set while it is being prepared: what is finished."""
 
@@ -117,6 +121,7 @@ def _prepare(experiment: Experiment) -> Manifest:
         "recordings",
     )
     table = _trial_table(refs, cuts)
+    folds = make_folds(table, experiment.protocol)  # here, so that what cannot be divided is never published
     first = cuts[0].fact
     notes = [note for part in cuts for note in part.fact.notes]
     manifest = Manifest(
@@ -136,13 +141,45 @@ def _prepare(experiment: Experiment) -> Manifest:
         config_digest=experiment.digest("data"),
         source_digest=source_digest,
     )
+    _look_at(uri, source_digest, refs, manifest, table, folds, {p.picture: p for p in pictures})
     published = publish(uri, manifest, table)
     storage.delete_prefix(storage.join(uri, PARTS))
     say(
         f"prepare: {published.n_trials} trials, {len(published.dropped)} dropped, {published.n_pictures} pictures "
-        f"in {uri}"
+        f"in {uri}; look at {storage.join(uri, QUALITY_PAGE)}"
     )
     return published
+
+
+def _look_at(
+    uri: str,
+    source_digest: str,
+    refs: list[RecordingRef],
+    manifest: Manifest,
+    table: pd.DataFrame,
+    folds: tuple[Fold, ...],
+    pictures: dict[str, Picture],
+) -> None:
+    """Write the quality page, and its figures as JSON, from what the tasks summed up."""
+    parts = (part_uri(uri, source_digest, f"{ref.key}.summary.npz") for ref in refs)
+    summary = merge(RecordingSummary.from_bytes(storage.read_bytes(part)) for part in parts)
+    counts = {}
+    for fold in folds:
+        part_N = part_of(table, fold)
+        counts[fold.name] = {name: int((part_N == part).sum()) for part, name in enumerate(("train", "val", "test"))}
+    page = write_quality(
+        summary,
+        source=manifest.source,
+        dropped=manifest.dropped,
+        findings=manifest.findings,
+        folds=counts,
+        pictures=[
+            (example, _mean_image(pictures[example.picture], pictures[example.picture].images()))
+            for example in summary.examples()
+        ],
+    )
+    storage.write_bytes(storage.join(uri, QUALITY_PAGE), page.encode())
+    storage.write_bytes(storage.join(uri, "quality.json"), json.dumps(summary.facts(), indent=1).encode())
 
 
 def digest_of(source: Source, refs: list[RecordingRef], pictures: list[Picture], experiment: Experiment) -> str:
@@ -324,6 +361,19 @@ def _cut_recording(
         n_times=trials.eeg_uv_NCT.shape[2],
         unit=unit,
     )
+    tracked = choose_pictures({picture: found.partition for picture, found in known.items()})
+    summary = summarise(
+        eeg_NCT,
+        table,
+        recording=ref.key,
+        subject=ref.subject,
+        channels=trials.channels,
+        sfreq_hz=trials.sfreq_hz,
+        tmin_s=trials.tmin_s,
+        tracked=tracked,
+        unit=unit,
+    )
+    storage.write_bytes(part_uri(uri, source_digest, f"{ref.key}.summary.npz"), summary.to_bytes())
     rows = io.BytesIO()
     table.to_parquet(rows, engine="pyarrow", index=False)
     storage.write_bytes(rows_part, rows.getvalue())

@@ -51,7 +51,7 @@ def _problems(experiment: Experiment, pictures: list[Picture]) -> list[str]:
     for tower in places.towers(experiment).values():
         try:
             open_tower(tower, experiment.compute.weights_uri)
-        except (ValueError, OSError) as error:
+        except (ValueError, OSError, RuntimeError) as error:  # timm says RuntimeError of an unknown model
             found.append(f"tower {tower}: {error}")
     return found
 

@@ -199,3 +199,17 @@ def test_drops_are_grouped_without_their_numbers_and_electrodes() -> None:
     ]
     assert sum(kind.n for kind in drop_kinds(dropped, [])) == 6
     assert drop_kinds([], ["AF7"]) == []
+
+
+def test_a_summary_comes_back_from_its_bytes() -> None:
+    for key, made in recordings().items():
+        kept = summary(key, *made, SUBJECTS[key])
+        again = RecordingSummary.from_bytes(kept.to_bytes())
+        assert (again.recording, again.subject, again.channels) == (kept.recording, kept.subject, CHANNELS)
+        assert (again.n_of_picture, again.concept_of) == (kept.n_of_picture, kept.concept_of)
+        assert (again.electrodes.n, again.halves.pictures) == (kept.electrodes.n, kept.halves.pictures)
+        np.testing.assert_array_equal(again.electrodes.squares, kept.electrodes.squares)
+        np.testing.assert_array_equal(again.regions.mean, kept.regions.mean)
+        np.testing.assert_array_equal(again.alternate_2CT, kept.alternate_2CT)
+        np.testing.assert_array_equal(again.halves.sum_P2CT, kept.halves.sum_P2CT)
+        np.testing.assert_array_equal(again.halves.count_P2, kept.halves.count_P2)
