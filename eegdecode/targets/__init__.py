@@ -15,7 +15,11 @@ from eegdecode.targets.spec import KINDS, parse
 
 
 class Tower(Protocol):
-    """A frozen map from pictures to targets of one shape; a picture's target depends on that picture alone."""
+    """A frozen map from pictures to targets of one shape.
+
+    A picture's target depends on that picture (and its concept) alone, to the last bit: not on which others are in the
+    list, nor on their order. On a CPU of more than one thread it may depend on the number of threads.
+    """
 
     @property
     def fact(self) -> TargetFact:

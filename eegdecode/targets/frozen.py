@@ -1,6 +1,6 @@
-"""What all frozen networks share: where their weights lie, what these hash to, and how a batch runs.
+"""What all frozen networks share: where their weights lie, what these hash to, and how they run.
 
-Always in eval mode, in float32, without gradients. Shape letters: N item.
+Always in eval mode, in float32, without gradients. Shape letters: N item, S what is made of it.
 """
 
 import hashlib
@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import nn
 
-BATCH = 32
 T = TypeVar("T")
 
 
@@ -28,30 +27,37 @@ def freeze(net: Any) -> Any:
     return net.eval().requires_grad_(False).to(device())
 
 
-def in_batches(
+def one_by_one(
     items: Sequence[T],
     prepare: Callable[[T], torch.Tensor],
     run: Callable[[torch.Tensor], torch.Tensor],
     shape: tuple[int, ...],
 ) -> NDArray[np.float32]:
-    """Run a network over prepared items, float32 (N, *shape).
+    """Run a network over prepared items, one at a time, float32 (N, *shape).
+
+    The last bits of a convolution or a matrix product depend on how many items there are. So an item's numbers are the
+    same bytes in any list, which lets any number of workers share a set, and a second try fill in what is missing.
+    They still depend on the device, the versions and, on a CPU, the number of threads.
 
     Raises
     ------
     ValueError
         Items that were not brought to one size.
     """
-    parts = [np.zeros((0, *shape), dtype=np.float32)]
+    done_NS = np.zeros((len(items), *shape), dtype=np.float32)
+    sizes: set[tuple[int, ...]] = set()
     # Convolutions in TF32 would differ from the CPU's in the third digit, and a chosen algorithm from run to run.
     exact = torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False)
     with torch.inference_mode(), exact:
-        for start in range(0, len(items), BATCH):
-            prepared = [prepare(item) for item in items[start : start + BATCH]]
-            sizes = sorted({tuple(tensor.shape) for tensor in prepared})
+        for n, item in enumerate(items):
+            prepared = prepare(item)
+            sizes.add(tuple(prepared.shape))
             if len(sizes) > 1:
-                raise ValueError(f"targets.tower: its preprocessing must bring all pictures to one size, got {sizes}.")
-            parts.append(run(torch.stack(prepared).to(device())).float().cpu().numpy())
-    return np.concatenate(parts)
+                raise ValueError(
+                    f"targets.tower: its preprocessing must bring all pictures to one size, got {sorted(sizes)}."
+                )
+            done_NS[n] = run(prepared[None].to(device()))[0].float().cpu().numpy()
+    return done_NS
 
 
 def probe(

@@ -17,8 +17,8 @@ from eegdecode.batch import TargetFact
 from eegdecode.targets.frozen import (
     blank,
     freeze,
-    in_batches,
     local_path,
+    one_by_one,
     portable,
     probe,
     refuse_unloaded,
@@ -61,7 +61,7 @@ class VaeTower:
 
     def embed(self, images: list[Image.Image], concepts: list[str] | None = None) -> NDArray[np.float32]:
         """Return the latents, float32 (N, C, H, W)."""
-        return in_batches(images, self._prepare, self._encode, self.fact.shape)
+        return one_by_one(images, self._prepare, self._encode, self.fact.shape)
 
     def _prepare(self, image: Image.Image) -> torch.Tensor:
         image = image.convert("RGB")

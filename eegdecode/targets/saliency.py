@@ -13,7 +13,7 @@ from PIL import Image
 from scipy import ndimage
 
 from eegdecode.batch import TargetFact
-from eegdecode.targets.frozen import blank, in_batches, probe
+from eegdecode.targets.frozen import blank, one_by_one, probe
 from eegdecode.targets.spec import Spec
 from eegdecode.targets.towers import Loaded, describe_processor, load_transformers, open_processor, pixels, shape_facts
 
@@ -86,7 +86,7 @@ class SegmentedForeground:
 
     def embed(self, images: list[Image.Image], concepts: list[str] | None = None) -> NDArray[np.float32]:
         """Return maps in [0, 1], float32 (N, H, W)."""
-        return in_batches(images, self._prepare, self._foreground, self.fact.shape)
+        return one_by_one(images, self._prepare, self._foreground, self.fact.shape)
 
     def _prepare(self, image: Image.Image) -> torch.Tensor:
         return pixels(self._processor, image)

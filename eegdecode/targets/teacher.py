@@ -74,7 +74,10 @@ class ZeroShotTeacher:
 
     def embed(self, images: list[Image.Image], concepts: list[str] | None = None) -> NDArray[np.float32]:
         """Return probabilities, float32 (N, K), each row of sum one."""
-        cosine_NK = _unit(self._tower.embed(images)) @ self._text_KD.T
+        cosine_NK = np.zeros((len(images), len(self._text_KD)), dtype=np.float32)
+        # One row at a time: a product of all of them would make its last bits depend on how many there are.
+        for n, z_D in enumerate(_unit(self._tower.embed(images))):
+            cosine_NK[n] = self._text_KD @ z_D
         return softmax(np.asarray(self._scale * cosine_NK, dtype=np.float32))
 
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from eegdecode.batch import TargetFact
-from eegdecode.targets.frozen import in_batches, probe
+from eegdecode.targets.frozen import one_by_one, probe
 from eegdecode.targets.layers import Tap
 from eegdecode.targets.spec import Layers, Spec
 from eegdecode.targets.towers import (
@@ -58,7 +58,7 @@ class OpenClipText:
 
     def encode(self, texts: list[str]) -> NDArray[np.float32]:
         """Return the embeddings, float32 (N, *shape), not normalised."""
-        return in_batches(texts, self._prepare, self._run, self.shape)
+        return one_by_one(texts, self._prepare, self._run, self.shape)
 
     def _prepare(self, text: str) -> torch.Tensor:
         tokens: torch.Tensor = self._tokenizer([text])
@@ -83,7 +83,7 @@ class TransformersText:
 
     def encode(self, texts: list[str]) -> NDArray[np.float32]:
         """Return the embeddings, float32 (N, *shape), not normalised."""
-        return in_batches(texts, self._prepare, self._run, self.shape)
+        return one_by_one(texts, self._prepare, self._run, self.shape)
 
     def _prepare(self, text: str) -> torch.Tensor:
         tokens = self._tokenizer(
@@ -158,7 +158,7 @@ class Captioner:
         """Return a caption per picture."""
         # One more than is written: BLIP gives its first token, the beginning of a sentence, back with the new ones.
         width = CAPTION_TOKENS + 1
-        token_NS = in_batches(images, lambda image: pixels(self._processor, image), self._write, (width,))
+        token_NS = one_by_one(images, lambda image: pixels(self._processor, image), self._write, (width,))
         # Token numbers pass through float32 unharmed: they are far below 2^24.
         return [text.strip() for text in self._tokenizer.batch_decode(token_NS.astype(int), skip_special_tokens=True)]
 

@@ -21,8 +21,8 @@ from eegdecode.targets.frozen import (
     blank,
     file_digest,
     freeze,
-    in_batches,
     local_path,
+    one_by_one,
     portable,
     probe,
     refuse_unloaded,
@@ -108,11 +108,11 @@ class TimmTower:
 
     def embed(self, images: list[Image.Image], concepts: list[str] | None = None) -> NDArray[np.float32]:
         """Return the features, float32 (N, *shape), not normalised."""
-        return in_batches(images, self._prepare, self._run, self.fact.shape)
+        return one_by_one(images, self._prepare, self._run, self.fact.shape)
 
     def logits(self, images: list[Image.Image]) -> NDArray[np.float32]:
         """Return the classifier's outputs, float32 (N, classes), in the model's class order."""
-        return in_batches(images, self._prepare, self._net, (self.n_classes,))
+        return one_by_one(images, self._prepare, self._net, (self.n_classes,))
 
     def _prepare(self, image: Image.Image) -> torch.Tensor:
         image = image.convert("RGB")
@@ -146,7 +146,7 @@ class OpenClipTower:
 
     def embed(self, images: list[Image.Image], concepts: list[str] | None = None) -> NDArray[np.float32]:
         """Return the image embeddings, float32 (N, *shape), not normalised."""
-        return in_batches(images, self._prepare, self._run, self.fact.shape)
+        return one_by_one(images, self._prepare, self._run, self.fact.shape)
 
 
 class TransformersTower:
@@ -167,7 +167,7 @@ class TransformersTower:
 
     def embed(self, images: list[Image.Image], concepts: list[str] | None = None) -> NDArray[np.float32]:
         """Return the features, float32 (N, *shape), not normalised."""
-        return in_batches(images, self._prepare, self._run, self.fact.shape)
+        return one_by_one(images, self._prepare, self._run, self.fact.shape)
 
     def _prepare(self, image: Image.Image) -> torch.Tensor:
         return pixels(self._processor, image)
