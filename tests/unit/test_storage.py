@@ -4,6 +4,7 @@ import resource
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -139,8 +140,9 @@ def test_of_two_jobs_that_publish_to_one_place_one_wins(tmp_path: Path):
     for k in range(n_races):
         start.wait(30)
         path = tmp_path / "set" / str(k)
+        until = time.monotonic() + 30
         while not path.exists():
-            assert all(writer.is_alive() for writer in writers)
+            assert time.monotonic() < until
         seen.append(path.read_bytes())
     said = dict(answers.get(timeout=60) for _ in writers)
     for writer in writers:
@@ -155,8 +157,6 @@ def test_of_two_jobs_that_publish_to_one_place_one_wins(tmp_path: Path):
         )
         assert seen[k] == path.read_bytes() == contents[winner]
     assert sorted(os.listdir(tmp_path / "set")) == sorted(str(k) for k in range(n_races))
-    # Neither is always the faster, or this was no race.
-    assert {name for name in contents if "" in said[name]} == set(contents)
 
 
 def test_of_two_jobs_that_publish_the_same_both_succeed(tmp_path: Path):
