@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from eegdecode.analyse import reliability
 from eegdecode.analyse.reliability import ALL, MIN_PICTURES, Halves, spearman_brown, split_half
 
 TIMES_S = np.array([0.0, 0.1, 0.2, 0.5])
@@ -72,6 +73,15 @@ def test_interval_is_that_of_pictures_drawn_with_replacement() -> None:
     assert found.regions == (ALL,)
     assert found.low_RT[0, 0] == pytest.approx(float(spearman_brown(np.tanh(z - half))), abs=0.03)
     assert found.high_RT[0, 0] == pytest.approx(float(spearman_brown(np.tanh(z + half))), abs=0.03)
+
+
+def test_a_resample_is_correlated_as_if_its_pictures_were_written_out() -> None:
+    rng = np.random.default_rng(2)
+    x_PK, y_PK = rng.standard_normal((2, 9, 6)).astype(np.float32)
+    drawn_BP = rng.integers(0, 9, (4, 9))
+    weight_BP = np.stack([np.bincount(rows, minlength=9) for rows in drawn_BP]).astype(np.float32)
+    expected_BK = [[np.corrcoef(x_PK[rows, k], y_PK[rows, k])[0, 1] for k in range(6)] for rows in drawn_BP]
+    np.testing.assert_allclose(reliability._correlations(x_PK, y_PK, weight_BP), expected_BK, atol=1e-5)
 
 
 @pytest.mark.parametrize(("n_pictures", "signal"), [(8, 1.0), (40, 0.5)])
