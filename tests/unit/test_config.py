@@ -76,3 +76,21 @@ def test_the_command_line_of_an_experiment_makes_it_again() -> None:
     assert len(words) == 2 + 2 * 4
     assert from_command_line(None, words) == changed
     assert command_line(RECIPES["muse_n170"]()) == "--recipe muse_n170"
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"schedule.steps": 0}, "would keep random weights; set encoder.start, or steps of at least 1"),
+        ({"encoder.start": "ridge"}, "needs encoder.name='linear' and targets.project=0, got 'nice' and 0"),
+        ({"encoder.name": "linear", "encoder.start": "ridge", "targets.project": 4}, "got 'linear' and 4"),
+        (
+            {"targets.router": {"depths": [1, 2], "centre": 1, "reduced": 3}},
+            r"targets\.router needs targets\.project, .* got 0",
+        ),
+        ({"targets.also": {"a.b": "gabor"}}, "String should match pattern"),
+    ],
+)
+def test_parts_that_do_not_fit_each_other_are_refused(changes: dict[str, object], reason: str) -> None:
+    with pytest.raises(ValueError, match=reason):
+        RECIPES["nice"]().override(changes)
