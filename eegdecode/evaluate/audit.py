@@ -210,8 +210,8 @@ def audit(
     if steps is not None:
         course, unread = read_steps(steps)
         found.unread(steps, unread)
-        known = found.readings[0] if found.readings else None
-        if known is not None:
+        scored: list[Reading | TransductiveScore] = [*found.readings, *found.transductive]
+        for known in scored[:1]:
             n_queries, n_way = n_queries or known.n_queries, n_way or known.n_way
         if not n_queries or not n_way:
             raise ValueError(
@@ -259,16 +259,31 @@ class _Found:
         if columns:
             self.not_checked.append(f"{uri}: columns {', '.join(columns)} are not known and were not read.")
 
-    def read(self, what: str, score: RetrievalScore, source: str, top5: bool) -> None:
+    def read(self, what: str, score: RetrievalScore, source: str, top5: bool, suspect: str = "") -> None:
+        """Keep a score; where its source bears the marks of using the whole test set, under a transductive name."""
         values: list[tuple[str, float, float, Interval, float | None]] = [
-            ("top-1", score.top1, score.chance_top1, score.ci95_top1, score.p_permutation)
+            ("top1", score.top1, score.chance_top1, score.ci95_top1, score.p_permutation)
         ]
         if top5:
-            values.append(("top-5", score.top5, score.chance_top5, score.ci95_top5, None))
+            values.append(("top5", score.top5, score.chance_top5, score.ci95_top5, None))
         for rank, value, chance, ci95, p in values:
+            if suspect:
+                self.transductive.append(
+                    TransductiveScore(
+                        name=f"transductive_{what}_{rank}",
+                        value=value,
+                        chance=chance,
+                        ci95=ci95,
+                        n_way=score.n_way,
+                        n_queries=score.n_queries,
+                        n_subjects=score.n_subjects,
+                        uses=f"{source}: {suspect}",
+                    )
+                )
+                continue
             self.readings.append(
                 Reading(
-                    name=f"{what}, greedy {rank}",
+                    name=f"{what}, greedy {rank.replace('top', 'top-')}",
                     value=value,
                     chance=chance,
                     ci95=ci95,
@@ -320,6 +335,8 @@ def _audit_matrix(matrix: _Matrix, found: _Found, seed: int) -> None:
             f"{matrix.uri}, column 'concept', row 1: no query can be scored: its picture must be a candidate, or "
             "queries and candidates must both name their concept."
         )
+    suspect = _marks(scores_QG, subject_Q, found)
+    first = True
     for what, shown, labels in readings:
         missing = sorted(set(shown) - set(labels))
         if missing:
@@ -330,12 +347,12 @@ def _audit_matrix(matrix: _Matrix, found: _Found, seed: int) -> None:
         score = retrieval_report(
             scores_QG, labels, shown, subject_Q, unit_Q, n_permutations=N_PERMUTATIONS, seed=seed, unit=unit
         )
-        found.read(what, score, "matrix", len(labels) >= 5)
-    what, shown, labels = readings[0]
-    if found.readings:
-        found.transductive += transductive_scores(scores_QG, labels, shown, subject_Q, unit_Q, seed=seed)
-        _one_to_one("matrix", _greedy(scores_QG), shown, labels, subject_Q, found, seed)
-    _marks(scores_QG, subject_Q, found)
+        if first and _one_to_one("matrix", _greedy(scores_QG), shown, labels, subject_Q, found, seed):
+            suspect = suspect or "its best candidates are consistent with one-to-one assignment"
+        found.read(what, score, "matrix", len(labels) >= 5, suspect)
+        if first:
+            found.transductive += transductive_scores(scores_QG, labels, shown, subject_Q, unit_Q, seed=seed)
+        first = False
 
 
 def _gallery(matrix: _Matrix, found: _Found) -> GalleryFact:
@@ -399,8 +416,9 @@ def _gallery(matrix: _Matrix, found: _Found) -> GalleryFact:
     )
 
 
-def _marks(scores_QG: NDArray[np.float64], subject_Q: NDArray[np.str_], found: _Found) -> None:
-    """Scores that were normalised over the queries still show it in their columns."""
+def _marks(scores_QG: NDArray[np.float64], subject_Q: NDArray[np.str_], found: _Found) -> str:
+    """Look for what normalising over the queries leaves in the columns; return it in words, or nothing."""
+    suspect = ""
     for subject in np.unique(subject_Q):
         x_QG = scores_QG[subject_Q == subject]
         if min(x_QG.shape) < 10:
@@ -417,10 +435,12 @@ def _marks(scores_QG: NDArray[np.float64], subject_Q: NDArray[np.str_], found: _
             )
         else:
             continue
+        suspect = says
         found.findings.append(Finding(kind="test set statistics", severity="changes the score", says=says, n=len(x_QG)))
     found.not_checked.append(
         "CSLS, whitening by test queries and choices made outside the matrix leave no certain mark in it."
     )
+    return suspect
 
 
 def _audit_predictions(
@@ -459,11 +479,13 @@ def _audit_predictions(
     score = retrieval_report(
         scores_QG, labels, shown, subject_Q, shown, n_permutations=N_PERMUTATIONS, seed=seed, unit="pictures"
     )
-    found.read("answers", score, uri, shortest >= 5)
     if shortest < 5:
-        found.not_checked.append(f"{uri}: top-5, some queries name only {shortest} candidates.")
+        found.not_checked.append(f"{uri}: top-5, some queries name only {shortest}.")
     first = np.array([index[answer.ranked[0]] for answer in answers])
-    _one_to_one(uri, first, shown, labels, subject_Q, found, seed)
+    one_to_one = _one_to_one(uri, first, shown, labels, subject_Q, found, seed)
+    assigned_more = matrix is not None and _compare(uri, answers, matrix, found)
+    suspect = "consistent with one-to-one assignment" if one_to_one or assigned_more else ""
+    found.read("answers", score, uri, shortest >= 5, suspect)
     if answers[0].assignment:
         assigned = np.array([index[answer.assignment] for answer in answers])
         target = np.array([index[label] for label in shown])
@@ -479,20 +501,19 @@ def _audit_predictions(
             )
         )
         moved = int((assigned != first).sum())
-        found.findings.append(
-            Finding(
-                kind="assignment",
-                severity="changes the score",
-                says=f"The answers come with an assignment that differs from the best candidate in {moved} of "
-                f"{len(answers)} queries; a score of it is transductive.",
-                n=moved,
+        if moved:
+            found.findings.append(
+                Finding(
+                    kind="assignment",
+                    severity="notice",
+                    says=f"The answers come with an assignment that differs from the best candidate in {moved} of "
+                    f"{len(answers)} queries; a score of it is transductive.",
+                    n=moved,
+                )
             )
-        )
-    if matrix is not None:
-        _compare(uri, answers, matrix, found)
 
 
-def _compare(uri: str, answers: Sequence[Prediction], matrix: _Matrix, found: _Found) -> None:
+def _compare(uri: str, answers: Sequence[Prediction], matrix: _Matrix, found: _Found) -> bool:
     """Say whether the answers are the best candidates of the matrix or those of an assignment."""
     ids = matrix.ids
     keys = list(zip(ids.query_subject, ids.query_picture, strict=True))
@@ -500,12 +521,12 @@ def _compare(uri: str, answers: Sequence[Prediction], matrix: _Matrix, found: _F
     rows = [row_of.get((answer.subject, answer.shown)) for answer in answers]
     if len(row_of) < len(keys) or None in rows or len(set(rows)) < len(rows) or not ids.gallery_picture[0]:
         found.not_checked.append(f"{uri}: its queries could not be matched one to one with rows of the matrix.")
-        return
+        return False
     gallery = np.array(ids.gallery_picture)
     subject_Q = matrix.subject_Q
     if any(int((subject_Q == s).sum()) > len(gallery) for s in np.unique(subject_Q)):
         found.not_checked.append(f"{uri}: assignment, a subject has more queries than candidates.")
-        return
+        return False
     greedy, assigned = gallery[_greedy(matrix.scores_QG)], np.empty(len(subject_Q), gallery.dtype)
     for subject in np.unique(subject_Q):
         mine = np.flatnonzero(subject_Q == subject)
@@ -523,6 +544,7 @@ def _compare(uri: str, answers: Sequence[Prediction], matrix: _Matrix, found: _F
                 n=as_assigned,
             )
         )
+    return as_assigned > as_greedy
 
 
 def _greedy(scores_QG: NDArray[np.float64]) -> Ints:
@@ -537,8 +559,8 @@ def _one_to_one(
     subject_Q: NDArray[np.str_],
     found: _Found,
     seed: int,
-) -> None:
-    """Count how often a candidate answers two queries of one subject, against independent errors.
+) -> bool:
+    """Return whether answers of a subject differ far more than independent errors would.
 
     Right answers differ by themselves where every query has its own picture, so they stay and only the wrong ones are
     drawn, alike over all other candidates: of all independent errors these collide least.
@@ -549,7 +571,7 @@ def _one_to_one(
     subjects = [np.flatnonzero(subject_Q == s) for s in np.unique(subject_Q)]
     if len(names) < 2 or any(len(np.unique(shown_Q[rows])) < len(rows) for rows in subjects):
         found.not_checked.append(f"{source}: one-to-one answers, a subject was asked for one picture several times.")
-        return
+        return False
     rng = np.random.default_rng(seed)
     distinct, log_p = 0, 0.0
     distinct_R = np.zeros(N_DRAWS, np.int64)
@@ -572,7 +594,8 @@ def _one_to_one(
     p = permutation_p(float(distinct), distinct_R.astype(np.float64))
     exact = float(log_p) if np.isfinite(log_p) and distinct == len(first_Q) else None
     chance = f"{p:.4f}" if exact is None else _power_of_ten(exact)
-    if (p if exact is None else min(p, 10**exact)) < BEYOND_CHANCE:
+    beyond = (p if exact is None else min(p, 10**exact)) < BEYOND_CHANCE
+    if beyond:
         says = (
             f"{distinct} of {len(first_Q)} first answers are different candidates where independent ranking with as "
             f"many right answers gives about {distinct_R.mean():.0f} (probability {chance}): consistent with "
@@ -596,6 +619,7 @@ def _one_to_one(
             says=says,
         )
     )
+    return beyond
 
 
 def _log10_all_distinct(n_queries: int, n_wrong: int, n_way: int) -> float:

@@ -26,8 +26,8 @@ TEMPLATE = (
 {% set head %}<tr><th>reading</th><th class=n>score</th><th class=n>95 % interval</th><th class=n>chance</th><th class=n>permutation p</th><th class=n>candidates</th><th class=n>queries</th></tr>{% endset %}
 {% if a.readings %}<section><h2>Inductive readings</h2><p class="note">Every query is answered without the others.{% if a.reported is not none %} Reported: {{ a.reported|percent }}.{% endif %}</p>
 <div class="wide"><table>{{ head }}{% for s in a.readings %}{{ row(s, s.name ~ ' (' ~ s.source ~ ')') }}{% endfor %}</table></div></section>{% endif %}
-{% if a.transductive %}<section><h2>Transductive readings</h2><p class="note">These use {{ a.transductive[0].uses }}; they are no headline.</p>
-<div class="wide"><table>{{ head }}{% for s in a.transductive %}{{ row(s, s.name) }}{% endfor %}</table></div></section>{% endif %}
+{% if a.transductive %}<section><h2>Transductive readings</h2><p class="note">They use the whole test set and are no headline. Intervals leave an assignment as it is.</p>
+<div class="wide"><table>{{ head }}{% for s in a.transductive %}{{ row(s, s.name) }}<tr class=anchor><td colspan=7 class="note">{{ s.uses }}</td></tr>{% endfor %}</table></div></section>{% endif %}
 {% if a.one_to_one %}<section><h2>One-to-one answers</h2>{% for o in a.one_to_one %}<p>{{ o.source }}: {{ o.says }}</p>{% endfor %}</section>{% endif %}
 {% if a.gallery %}{% set g = a.gallery %}<section><h2>Gallery</h2><dl><dt>kind</dt><dd>{{ g.kind }}</dd>
 <dt>candidates</dt><dd>{{ g.n_candidates }} ({{ g.n_pictures }} pictures, {{ g.n_concepts }} concepts; {{ g.n_never_shown }} never shown)</dd>

@@ -316,6 +316,9 @@ def paired_tests(
 ) -> tuple[PairedTest, ...]:
     """Compare recipes two by two over the subjects (or folds) they share, with Holm's correction over all comparisons.
 
+    Folds share training trials, so their differences are not independent and p is too small (Nadeau and Bengio 2003,
+    Mach. Learn. 52, 239): prefer subjects.
+
     Parameters
     ----------
     score_by_recipe

@@ -134,6 +134,12 @@ def test_assignment_is_seen_from_answers_alone(tmp_path: Path) -> None:
     assert sign.log10_p is not None
     assert sign.log10_p < -6
     assert sign.p == pytest.approx(1 / 10_000)
+    # Such answers have no inductive score.
+    assert found.readings == ()
+    assert [score.name for score in found.transductive] == ["transductive_answers_top1"]
+    assert found.transductive[0].value == pytest.approx(reported)
+    claimed = audit(predictions=answers(tmp_path, assigned), reported=reported)
+    assert kinds(claimed)[-1] == ("reported", "changes the score")
     # With the matrix it is named, and so is the claim.
     found = audit(
         scores=matrix(tmp_path, scores_QG),
@@ -198,19 +204,19 @@ def test_declared_assignment_is_scored_under_its_name(tmp_path: Path) -> None:
     found = audit(predictions=table(tmp_path / "a.csv", rows))
     assert [s.name for s in found.transductive] == ["transductive_declared_assignment_top1"]
     assert found.transductive[0].value == pytest.approx((assigned == np.arange(N)).mean())
-    assert ("assignment", "changes the score") in kinds(found)
+    assert kinds(found) == [("assignment", "notice")]
     top5 = next(r for r in found.readings if r.name == "answers, greedy top-5")
     assert top5.value == pytest.approx((order[:, :5] == np.arange(N)[:, None]).any(1).mean())
 
 
 def test_scores_may_stand_for_ranks_and_subjects_are_apart(tmp_path: Path) -> None:
     rows = [
-        {"query": PICTURES[q], "subject": s, "candidate": PICTURES[g], "score": -abs(g - q - (s == "b") - 0.1)}
+        {"query": PICTURES[q], "subject": s, "candidate": PICTURES[g], "score": -abs(g - q * (s == "a") - 0.1)}
         for s in "ab" for q in range(20) for g in range(20)
     ]  # fmt: skip
-    found = audit(predictions=table(tmp_path / "a.csv", [r for r in rows if r["score"] > -8]))
+    found = audit(predictions=table(tmp_path / "a.csv", [r for r in rows if r["score"] > -18]))
     top1 = found.readings[0]
-    # Subject a is always right; b names the next picture, so only the last, which has no next, is right.
+    # Subject a is always right; b always names the first picture.
     assert top1.value == pytest.approx((1 + 1 / 20) / 2)
     assert (top1.n_queries, top1.n_way) == (40, 20)
 
@@ -251,8 +257,11 @@ def test_columns_normalised_over_queries_are_seen(tmp_path: Path, how: str) -> N
     else:
         changed = (scores_QG - scores_QG.mean(0)) / scores_QG.std(0)
     found = audit(scores=matrix(tmp_path, changed), ids=ids(tmp_path))
-    assert ("test set statistics", "changes the score") in kinds(found)
-    assert ("Sinkhorn" if how == "sinkhorn" else "standardising over the test queries") in found.findings[-1].says
+    assert kinds(found)[0] == ("test set statistics", "changes the score")
+    assert ("Sinkhorn" if how == "sinkhorn" else "standardising over the test queries") in found.findings[0].says
+    assert found.readings == ()
+    value = next(score.value for score in found.transductive if score.name == "transductive_picture_top1")
+    assert value == pytest.approx((changed.argmax(1) == np.arange(N)).mean())
 
 
 def test_selection_on_test_is_measured(tmp_path: Path) -> None:
