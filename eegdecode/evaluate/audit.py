@@ -730,11 +730,14 @@ def _overlap_finding(overlap: Overlap, classes_per_run: float | None) -> Finding
         else "what a run shares, such as slow drift, is on both sides",
     }[overlap.of]
     grave = "test" in (one, other) and (overlap.of != "run" or blocked)
-    noun = {"repetition": "pictures repeated to one person"}.get(overlap.of, f"{overlap.of}s")
+    one_of, many = {
+        "repetition": ("picture shown to one person again is", "pictures shown to one person again are"),
+    }.get(overlap.of, (f"{overlap.of} is", f"{overlap.of}s are"))
     return Finding(
         kind="block design" if blocked else "overlap",
         severity="changes the score" if grave else "notice",
-        says=f"{overlap.n} {noun} are in {one} and in {other} (of {overlap.n_smaller} in the smaller): {meaning}.",
+        says=f"{overlap.n} {one_of if overlap.n == 1 else many} in {one} and in {other} (of {overlap.n_smaller} in the "
+        f"smaller): {meaning}.",
         n=overlap.n,
         examples=overlap.examples,
     )

@@ -27,14 +27,14 @@ TEMPLATE = (
 {% if a.readings %}<section><h2>Inductive readings</h2><p class="note">Every query is answered without the others.{% if a.reported is not none %} Reported: {{ a.reported|percent }}.{% endif %}</p>
 <div class="wide"><table>{{ head }}{% for s in a.readings %}{{ row(s, s.name ~ ' (' ~ s.source ~ ')') }}{% endfor %}</table></div></section>{% endif %}
 {% if a.transductive %}<section><h2>Transductive readings</h2><p class="note">They use the whole test set and are no headline. Intervals leave an assignment as it is.</p>
-<div class="wide"><table>{{ head }}{% for s in a.transductive %}{{ row(s, s.name) }}<tr class=anchor><td colspan=7 class="note">{{ s.uses }}</td></tr>{% endfor %}</table></div></section>{% endif %}
+<div class="wide"><table>{{ head }}{% for s in a.transductive %}{% if loop.changed(s.uses) %}<tr class=anchor><td colspan=7 class="note">{{ s.uses }}:</td></tr>{% endif %}{{ row(s, s.name) }}{% endfor %}</table></div></section>{% endif %}
 {% if a.one_to_one %}<section><h2>One-to-one answers</h2>{% for o in a.one_to_one %}<p>{{ o.source }}: {{ o.says }}</p>{% endfor %}</section>{% endif %}
 {% if a.gallery %}{% set g = a.gallery %}<section><h2>Gallery</h2><dl><dt>kind</dt><dd>{{ g.kind }}</dd>
 <dt>candidates</dt><dd>{{ g.n_candidates }} ({{ g.n_pictures }} pictures, {{ g.n_concepts }} concepts; {{ g.n_never_shown }} never shown)</dd>
 <dt>duplicates</dt><dd>{{ g.n_duplicates }}</dd><dt>queries per candidate</dt><dd>{{ '%.2f'|format(g.queries_per_candidate) }}</dd></dl></section>{% endif %}
 {% if a.selection %}{% set s = a.selection %}<section><h2>Selection of the step</h2><p class="note">{{ s.n_steps }} test scores; intervals as if queries were independent.</p>
-<div class="wide"><table>{{ head }}{{ row(s.last, s.last.name) }}{% if s.validation %}{{ row(s.validation, s.validation.name ~ ' (' ~ s.validation_step ~ ')') }}{% endif %}
-{{ row(s.best, s.best.name ~ ' (' ~ s.best_step ~ ')') }}</table></div>
+<div class="wide"><table>{{ head }}{{ row(s.last, s.last.name) }}{% if s.validation %}{{ row(s.validation, s.validation.name ~ ' (' ~ '%g'|format(s.validation_step) ~ ')') }}{% endif %}
+{{ row(s.best, s.best.name ~ ' (' ~ '%g'|format(s.best_step) ~ ')') }}</table></div>
 <p>Choosing on test adds {{ '%.1f'|format(100 * s.gain_over_last) }} points to the last step{% if s.gain_over_validation is not none %} and {{ '%.1f'|format(100 * s.gain_over_validation) }} to the validation-selected one{% endif %}.</p></section>{% endif %}
 {% if a.overlaps %}<section><h2>What splits share</h2><div class="wide"><table><tr><th>what</th><th>between</th><th class=n>shared</th><th class=n>of</th><th>examples</th></tr>
 {% for o in a.overlaps %}<tr><td>{{ o.of }}</td><td>{{ o.between[0] }} and {{ o.between[1] }}</td><td class=n>{{ o.n }}</td><td class=n>{{ o.n_smaller }}</td><td class="mono">{{ o.examples|join('; ') }}</td></tr>{% endfor %}</table></div></section>{% endif %}

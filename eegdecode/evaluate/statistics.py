@@ -203,12 +203,14 @@ def pairing_null(hits_QL: Floats, shown_Q: Ints, weight_Q: Floats, n_permutation
     The score is linear in the hits, so queries are first added up by the picture that was shown and a permutation
     costs one look-up per picture, however many trials there are.
     """
-    shown_L = np.unique(shown_Q)
-    table_LL = np.zeros((hits_QL.shape[1], hits_QL.shape[1]))
-    np.add.at(table_LL, shown_Q, hits_QL * weight_Q[:, None])
+    # Labels that were never shown take no part, so a gallery of thousands costs no more than what was shown.
+    shown_L, row_Q = np.unique(shown_Q, return_inverse=True)
+    table_LL = np.zeros((len(shown_L), len(shown_L)))
+    np.add.at(table_LL, row_Q, hits_QL[:, shown_L] * weight_Q[:, None])
     rng = np.random.default_rng(seed)
-    order_RL = rng.permuted(np.tile(shown_L, (n_permutations, 1)), axis=1)
-    null_R: Floats = table_LL[shown_L[None, :], order_RL].sum(axis=1)
+    rows_L = np.arange(len(shown_L))
+    order_RL = rng.permuted(np.tile(rows_L, (n_permutations, 1)), axis=1)
+    null_R: Floats = table_LL[rows_L[None, :], order_RL].sum(axis=1)
     return null_R
 
 

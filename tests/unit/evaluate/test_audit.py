@@ -326,7 +326,7 @@ def test_overlap_between_train_and_val_is_a_notice_and_missing_columns_are_told(
             (("train", "a", "x"), ("val", "b", "x"), ("test", "c", "y"), ("test", "c", "z"))]  # fmt: skip
     found = audit(split=table(tmp_path / "split.csv", rows))
     assert kinds(found) == [("overlap", "notice"), ("overlap", "notice")]
-    assert "1 concepts are in train and in val" in found.findings[0].says
+    assert "1 concept is in train and in val" in found.findings[0].says
     assert found.findings[1].examples == ("c: y, z",)
     assert {line.split(": ")[1].split(" ")[0] for line in found.not_checked} == {"repetitions", "runs", "trials"}
 
