@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -174,8 +174,8 @@ def open_targets(
     target_PD = np.empty((manifest.n_pictures, manifest.target.dim), np.float32)
     row = 0
     for fact in manifest.shards:
-        shard = _Shard(files, fact)
-        shard.copy("target.npy", "<f4", (manifest.target.dim,), np.arange(shard.n), target_PD[row : row + shard.n])
+        shard = _Shard(files, fact, _Array("target.npy", "<f4", (manifest.target.dim,)))
+        shard.copy(np.arange(shard.n), target_PD[row : row + shard.n])
         row += shard.n
         shard.close()
     if row != manifest.n_pictures:
@@ -351,6 +351,9 @@ class ShardSet:
     def gather(self, trials: np.ndarray) -> np.ndarray:
         """Return EEG (B, C, T) float16, in the manifest's unit, of the trials in their order.
 
+        Trials of one shard next to each other are copied together: ascending order is the fastest. The rows may lie
+        apart in memory.
+
         Raises
         ------
         ValueError
@@ -358,14 +361,24 @@ class ShardSet:
         """
         trials = np.asarray(trials, np.int64)
         shape_CT = (len(self.manifest.channels), self.manifest.n_times)
-        eeg_BCT = np.empty((len(trials), *shape_CT), np.float16)
+        eeg = _Array("eeg.npy", "<f2", shape_CT)
         shard_B = self.shard_of(trials)
-        order_B = np.argsort(shard_B, kind="stable")
-        starts = np.flatnonzero(np.diff(shard_B[order_B], prepend=-1))
-        for rows in np.split(order_B, starts[1:]) if len(trials) else ():
-            s = int(shard_B[rows[0]])
-            shard = self._shard(self.manifest.trials[s])
-            shard.copy("eeg.npy", "<f2", shape_CT, trials[rows] - self._start_S[s], eeg_BCT, rows)
+        starts = np.flatnonzero(np.diff(shard_B, prepend=-1)).tolist()
+        parts = [
+            (self._shard(self.manifest.trials[s], eeg), slice(start, stop), trials[start:stop] - self._start_S[s])
+            for start, stop, s in zip(starts, [*starts[1:], len(trials)], shard_B[starts].tolist(), strict=True)
+        ]
+        strides = {shard.stride for shard, _, _ in parts}
+        if len(strides) == 1 and (stride := strides.pop()):
+            # Whole samples in one call a shard, of which the EEG is a view: it needs no interpreter's lock.
+            buffer_BX = np.empty((len(trials), stride), np.uint8)
+            for shard, rows, samples in parts:
+                shard.take(samples, buffer_BX[rows])
+            flat_BX = buffer_BX[:, : 2 * shape_CT[0] * shape_CT[1]].view("<f2")
+            return flat_BX.reshape(len(trials), *shape_CT)
+        eeg_BCT = np.empty((len(trials), *shape_CT), np.float16)
+        for shard, rows, samples in parts:
+            shard.copy(samples, eeg_BCT[rows])
         return eeg_BCT
 
     def shard_of(self, trials: np.ndarray) -> np.ndarray:
@@ -443,13 +456,13 @@ class ShardSet:
                 raise ValueError(f"picture '{self.picture_ids[row]}' (row {row}) does not decode: {error}.") from error
         return images
 
-    def _shard(self, fact: ShardFact) -> "_Shard":
+    def _shard(self, fact: ShardFact, array: "_Array | None" = None) -> "_Shard":
         """Return an opened shard; where the cache is full, the shards used least recently are let go of first."""
         with self._lock:
             name = fact.tar.name
             while name not in self._open:
                 try:
-                    self._open[name] = _Shard(self._files, fact)
+                    self._open[name] = _Shard(self._files, fact, array)
                 except CacheFullError:
                     if not self._open:
                         raise
@@ -458,10 +471,24 @@ class ShardSet:
             return self._open[name]
 
 
-class _Shard:
-    """A mapped tar and where its fields lie."""
+class _Array(NamedTuple):
+    """What every sample of a shard holds under one name, as the manifest says."""
 
-    def __init__(self, files: Files, fact: ShardFact) -> None:
+    field: str
+    dtype: str
+    shape: tuple[int, ...]
+
+
+class _Shard:
+    """A mapped tar and where its fields lie.
+
+    Attributes
+    ----------
+    n, stride
+        Samples, and bytes from one to the next where all are equally long and can be copied in one call; else 0.
+    """
+
+    def __init__(self, files: Files, fact: ShardFact, array: _Array | None = None) -> None:
         self.name = fact.tar.name
         index_path, index_lease = files.open(fact.index, small=True)
         index = TarIndex.from_bytes(fact.index.name, index_path.read_bytes())
@@ -474,64 +501,58 @@ class _Shard:
             )
         if len(index.keys) != fact.n_samples:
             raise ValueError(f"{self.name} must hold {fact.n_samples} samples, its index has {len(index.keys)}.")
-        self.n = fact.n_samples
+        self.n, self.stride = fact.n_samples, 0
         self._index = index
         path, self._lease = files.open(fact.tar)
         self._bytes = np.memmap(path, dtype=np.uint8, mode="r")
-        self._fields: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+        if array is not None:
+            self._map(array)
 
     def close(self) -> None:
         """Let a cached copy be evicted; what is mapped stays readable until it is unmapped."""
         if self._lease is not None:
             self._lease.close()
 
-    def copy(
-        self,
-        field: str,
-        dtype: str,
-        shape: tuple[int, ...],
-        samples: np.ndarray,
-        out: np.ndarray,
-        rows: np.ndarray | None = None,
-    ) -> None:
-        """Copy a field of samples into rows of an array, straight from the map.
+    def take(self, samples: np.ndarray, out_BX: np.ndarray) -> None:
+        """Copy samples, from their array's data on, into rows of ``stride`` bytes."""
+        np.take(self._rows_NX, samples, axis=0, out=out_BX, mode="clip")
 
-        One copy a row is faster than fancy indexing, which copies twice.
-        """
-        if field not in self._fields:
-            self._fields[field] = (self._windows(field, dtype, shape), self._blocks(field))
-        windows, blocks = self._fields[field]
+    def copy(self, samples: np.ndarray, out: np.ndarray) -> None:
+        """Copy the array of samples into rows of another, one after the other."""
         flat = out.reshape(len(out), -1)
-        places = range(len(samples)) if rows is None else rows.tolist()
-        for row, block in zip(places, blocks[samples].tolist(), strict=True):
-            flat[row] = windows[block]
+        for row, block in enumerate(self._block_N[samples].tolist()):
+            flat[row] = self._windows[block]
 
-    def _windows(self, field: str, dtype: str, shape: tuple[int, ...]) -> np.ndarray:
-        """Return a view with one row per block of the tar: the array whose member's data begins there.
+    def _map(self, array: _Array) -> None:
+        """See to it that every sample has the array, and make the views it is copied from.
 
-        Members begin at multiples of 512 bytes, so the rows overlap, and a member is one row, whatever lies between.
+        Members begin at multiples of 512 bytes: there is one window for each of these, so they overlap, and a member is
+        one window, whatever lies between.
         """
-        fact = self._index.fields[self._index.column(field)]
-        if (fact.dtype, fact.shape) != (dtype, shape):
-            raise ValueError(
-                f"{self.name}: '{field}' must be {dtype} {shape} as the manifest says, got {fact.dtype} {fact.shape}."
-            )
-        count = int(np.prod(shape))
-        item = np.dtype(dtype).itemsize
-        rows = max(0, (len(self._bytes) - fact.header_bytes - count * item) // BLOCK_BYTES + 1)
-        view: np.ndarray = np.ndarray((rows, count), dtype, self._bytes.data, fact.header_bytes, (BLOCK_BYTES, item))
-        return view
-
-    def _blocks(self, field: str) -> np.ndarray:
-        """Return for each sample the row of `_windows` that is its field."""
-        column = self._index.column(field)
-        size = self._index.size_NF[:, column]
+        column = self._index.column(array.field)
         fact = self._index.fields[column]
-        if np.any(size != fact.header_bytes + int(np.prod(fact.shape)) * np.dtype(fact.dtype).itemsize):
+        if (fact.dtype, fact.shape) != (array.dtype, array.shape):
             raise ValueError(
-                f"{self.name}: every '{field}' must be as long as its type and shape. Prepare the set again."
+                f"{self.name}: '{array.field}' must be {array.dtype} {array.shape} as the manifest says, got "
+                f"{fact.dtype} {fact.shape}."
             )
-        return (self._index.offset_NF[:, column] // BLOCK_BYTES).astype(np.int32)
+        count, item = int(np.prod(array.shape)), np.dtype(array.dtype).itemsize
+        if np.any(self._index.size_NF[:, column] != fact.header_bytes + count * item):
+            raise ValueError(
+                f"{self.name}: every '{array.field}' must be as long as its type and shape. Prepare the set again."
+            )
+        offset_N, n_bytes = self._index.offset_NF[:, column], len(self._bytes)
+        n_windows = max(0, (n_bytes - fact.header_bytes - count * item) // BLOCK_BYTES + 1)
+        self._windows: np.ndarray = np.ndarray(
+            (n_windows, count), array.dtype, self._bytes.data, fact.header_bytes, (BLOCK_BYTES, item)
+        )
+        self._block_N = (offset_N // BLOCK_BYTES).astype(np.int32)
+        steps = np.unique(np.diff(offset_N))
+        first = int(offset_N[0]) + fact.header_bytes
+        # What the last row has too much is the end mark of the tar.
+        if len(steps) == 1 and first + self.n * int(steps[0]) <= n_bytes:
+            self.stride = int(steps[0])
+            self._rows_NX = self._bytes[first : first + self.n * self.stride].reshape(self.n, self.stride)
 
     def bytes_of(self, field: str, sample: int) -> bytes:
         column = self._index.column(field)
