@@ -9,6 +9,7 @@ import json
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from safetensors.numpy import load_file as load_arrays
@@ -35,6 +36,8 @@ class BundleFact(Section):
     sfreq_hz: float
     tmin_s: float
     n_times: int
+    unit: Literal["uV", "whitened", "scaled"] = "uV"
+    """Of the trials the decoder takes."""
     target: TargetFact
     step: int
     val_score: float | None

@@ -158,7 +158,7 @@ def eegcvpr40() -> Experiment:
         update={
             "recipe": "eegcvpr40",
             "data": Data(source=EegCvpr40Data(), epochs=Epochs(baseline_s=None, sfreq_hz=125.0)),
-            "protocol": Protocol(split_by="picture", gallery="concept", n_val=1),
+            "protocol": Protocol(split_by="picture", n_val=1),
             "encoder": base.encoder.model_copy(update={"whiten": "channels"}),
             "compute": Compute(runs_uri="runs/eegcvpr40"),
         }

@@ -180,6 +180,7 @@ def make_bundle(
             sfreq_hz=facts.sfreq_hz,
             tmin_s=facts.tmin_s,
             n_times=facts.n_times,
+            unit=facts.unit,
             target=shards.target.manifest.target,
             step=step,
             val_score=val_score,
