@@ -1,4 +1,4 @@
-"""Three datasets in their own layouts go all the way: prepared, searched, trained, scored and drawn on a real cluster."""
+"""Three datasets in their own layouts go all the way on a real cluster: prepared, searched, trained, scored, drawn."""
 
 import json
 import os
