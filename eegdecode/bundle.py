@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
+from pydantic import Field
 from safetensors.numpy import load_file as load_arrays
 from safetensors.numpy import save_file as save_arrays
 from safetensors.torch import load_file, save_file
@@ -20,7 +21,7 @@ from eegdecode import storage
 from eegdecode.batch import FileFact, Fold, TargetFact
 from eegdecode.config import Experiment, Section
 from eegdecode.diffusion.drawer import Drawer
-from eegdecode.models.decoder import Decoder, build_decoder
+from eegdecode.models.decoder import Decoder, decoder_of
 
 SCHEMA_VERSION = 2
 
@@ -39,6 +40,8 @@ class BundleFact(Section):
     unit: Literal["uV", "whitened", "scaled"] = "uV"
     """Of the trials the decoder takes."""
     target: TargetFact
+    heads: dict[str, int] = Field(default_factory=dict)
+    """Further targets that the decoder has a head for, and their lengths."""
     step: int
     val_score: float | None
     """Score on the validation part at the step that was kept; None where the last step is kept."""
@@ -150,17 +153,8 @@ def load(uri: str) -> Bundle:
             (root / file.name).parent.mkdir(parents=True, exist_ok=True)
             storage.download(storage.join(uri, file.name), root / file.name, sha256=file.sha256)
         arrays = load_arrays(root / "arrays.safetensors")
-        encoder, loss = index.experiment.encoder, index.experiment.loss
-        decoder = build_decoder(
-            encoder.name,
-            n_chans=len(index.fact.channels),
-            n_times=index.fact.n_times,
-            target_dim=index.fact.target.dim,
-            dropout=encoder.dropout,
-            temperature=loss.temperature,
-            learn_temperature=loss.learn_temperature,
-            project=index.experiment.targets.project,
-        )
+        fact = index.fact
+        decoder = decoder_of(index.experiment, len(fact.channels), fact.n_times, fact.target.dim, fact.heads)
         decoder.load_state_dict(load_file(root / "decoder.safetensors"))
         drawer = Drawer.load(root / "drawer") if (root / "drawer").is_dir() else None
     return Bundle(

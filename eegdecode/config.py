@@ -197,17 +197,64 @@ class Stream(Section):
     augment: Augment = Augment()
 
 
+class Router(Section):
+    """Learnt weights over the layers of the main target; see `eegdecode.models.router` (SAMGA, 2026)."""
+
+    depths: tuple[int, ...] = Field(min_length=2)
+    """Of the layers in the tower, ascending, as `targets.tower` names them."""
+    centre: int
+    """Depth with the largest weight before training."""
+    reduced: int = Field(ge=1)
+    """Length to which every layer is reduced before it is mapped to the embedding."""
+
+
+class Levels(Section):
+    """Three blurs of a picture, of which a training picture has its own (UBP, CVPR 2025); the main one is the middle.
+
+    A picture goes to the less blurred target when its trial was more similar to it than most of the batch, to the more
+    blurred one when less; see `eegdecode.train.levels`.
+    """
+
+    low: str = "low"
+    high: str = "high"
+    """Names of the targets with less and with more blur, in `targets.also`."""
+    gamma: float = Field(0.3, gt=0, le=1)
+    """Weight of a new similarity in a picture's running one."""
+    alpha: float = Field(0.05, gt=0, lt=1)
+    """Share that a normal distribution has outside the band."""
+
+
+CONCEPT = "concept"
+"""Name under which a loss term compares with the number of a trial's concept among those of training."""
+
+
 class Targets(Section):
     """What the EEG is asked to predict for a picture."""
 
     tower: str = "gabor"
     """`kind(option=value; ...):model@layers#views`, such as `gabor`; see `eegdecode.targets.open_tower`."""
-    also: dict[str, str] = Field(default_factory=dict)
-    """Further targets by the name that losses call them: name -> tower."""
+    also: dict[Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")], str] = Field(default_factory=dict)
+    """Further targets by the name that losses call them: name -> tower. A target of the embedding's own length is
+    compared with it as it is, one of another length through a linear head."""
     project: int = Field(0, ge=0)
     """Length of a linear map of the target that is learnt with the decoder (NeuroBridge's image projector); 0: none."""
+    router: Router | None = None
+    """For a tower of several layers; `project` is then the length of the embedding."""
+    levels: Levels | None = None
     centre: bool = True
     """Take the mean target of the training pictures off before cosines are taken; published systems do not."""
+
+    @model_validator(mode="after")
+    def _names_fit(self) -> Self:
+        if CONCEPT in self.also:
+            raise ValueError(f"targets.also: '{CONCEPT}' names the concepts of the trials; choose another name.")
+        if self.router is not None and not self.project:
+            raise ValueError("targets.router needs targets.project, the length of the embedding, of at least 1, got 0.")
+        if self.levels is not None:
+            missing = sorted({self.levels.low, self.levels.high} - self.also.keys())
+            if missing:
+                raise ValueError(f"targets.levels needs its targets in targets.also, missing {missing}.")
+        return self
 
 
 class Encoder(Section):
@@ -217,6 +264,7 @@ class Encoder(Section):
         Literal[
             "linear",
             "mlp",
+            "neurobridge",
             "nice",
             "nice_sa",
             "nice_ga",
@@ -235,9 +283,14 @@ class Encoder(Section):
     ) = "mlp"
     """Or `braindecode:<model>`, any model of that package."""
     dropout: float = Field(0.5, ge=0, lt=1)
-    start: Literal["random", "canonical"] = "random"
-    """Where training begins. `canonical`: regularised canonical correlations of training trials and targets, in closed
-    form; for `linear` with targets.project."""
+    start: Literal["random", "canonical", "ridge"] = "random"
+    """Where training begins; the last two are in closed form, for `linear`. `canonical`: regularised canonical
+    correlations of training trials and targets, with targets.project. `ridge`: ridge regression to every target, from
+    one pass over the stream; each further target has a linear map of the EEG of its own. With schedule.steps=0 the
+    start is the model."""
+    alphas: tuple[Annotated[float, Field(ge=0)], ...] = Field((1.0, 10.0, 100.0, 1e3, 1e4, 1e5), min_length=1)
+    """Penalties among which `ridge` chooses, for each target: by validation trials, or by generalised cross-validation
+    where there are none. In units of scikit-learn's alpha on standardised features."""
     whiten: Literal["none", "scale", "channels"] = "channels"
     """Fixed linear front, fitted on the fold's training trials: none, a scale per electrode, or ZCA over electrodes."""
 
@@ -259,7 +312,8 @@ class LossTerm(Section):
     ]
     weight: float = Field(1.0, gt=0)
     target: str = ""
-    """Which target it compares with, where there are several; empty for the main one."""
+    """Which target it compares with: a name of targets.also, `concept` for a class head over the training concepts, or
+    empty for the main one. `ce_hard` on the main one takes the embedding itself for class logits."""
     margin: float = Field(1.0, gt=0)
     """Of the triplets."""
 
@@ -293,7 +347,8 @@ class Loss(Section):
 class Schedule(Section):
     """Optimiser and its course."""
 
-    steps: int = Field(600, ge=1)
+    steps: int = Field(600, ge=0)
+    """0 keeps the start, where encoder.start is a closed form."""
     lr: float = Field(3e-4, gt=0)
     weight_decay: float = Field(1e-2, ge=0)
     betas: tuple[float, float] = (0.9, 0.999)
@@ -417,10 +472,40 @@ class Experiment(Section):
 
     @model_validator(mode="after")
     def _start_fits(self) -> Self:
-        if self.encoder.start == "canonical" and (self.encoder.name != "linear" or not self.targets.project):
+        encoder, targets = self.encoder, self.targets
+        if encoder.start == "canonical" and (encoder.name != "linear" or not targets.project or targets.router):
             raise ValueError(
                 "encoder.start='canonical' needs encoder.name='linear' and targets.project of at least 1, got "
-                f"'{self.encoder.name}' and {self.targets.project}."
+                f"'{encoder.name}' and {targets.project}."
+            )
+        if encoder.start == "ridge" and (encoder.name != "linear" or targets.project):
+            raise ValueError(
+                "encoder.start='ridge' predicts the targets as they are: it needs encoder.name='linear' and "
+                f"targets.project=0, got '{encoder.name}' and {targets.project}."
+            )
+        if self.schedule.steps == 0 and encoder.start == "random":
+            raise ValueError("schedule.steps=0 would keep random weights; set encoder.start, or steps of at least 1.")
+        return self
+
+    @model_validator(mode="after")
+    def _terms_have_targets(self) -> Self:
+        known = ["", CONCEPT, *self.targets.also]
+        for term in self.loss.terms:
+            if term.target not in known:
+                raise ValueError(
+                    f"loss.terms: '{term.label}' must name one of targets.also {sorted(self.targets.also)} or "
+                    f"'{CONCEPT}', got '{term.target}'."
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _probabilities_stay(self) -> Self:
+        if any(term.name == "ce_soft" and not term.target for term in self.loss.terms) and (
+            self.targets.centre or self.targets.project
+        ):
+            raise ValueError(
+                "loss.terms: 'ce_soft' on the main target takes its probabilities as they are: set "
+                "targets.centre=false and targets.project=0."
             )
         return self
 

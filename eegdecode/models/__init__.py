@@ -7,7 +7,7 @@ from torch import nn
 from eegdecode.models.atm import Atm, AtmPublished
 from eegdecode.models.deepnet import DeepNet
 from eegdecode.models.eegnet import EEGNet
-from eegdecode.models.eegproject import EEGProject
+from eegdecode.models.eegproject import EEGProject, NeuroBridgeEncoder
 from eegdecode.models.eegtransformer import EEGTransformer
 from eegdecode.models.from_braindecode import PREFIX, BraindecodeEncoder
 from eegdecode.models.linear import LinearMap
@@ -21,6 +21,7 @@ from eegdecode.models.tsconv import TSConv, tsconv_ubp
 ENCODERS: dict[str, Callable[[int, int, int, float], nn.Module]] = {
     "linear": LinearMap,
     "mlp": EEGProject,
+    "neurobridge": NeuroBridgeEncoder,
     "nice": Nice,
     "nice_sa": nice_sa,
     "nice_ga": nice_ga,

@@ -4,13 +4,17 @@ Shape letters: B batch, C chan, T time, D embedding.
 """
 
 import math
+from collections.abc import Mapping
 
 import numpy as np
 import torch
 from torch import nn
 
+from eegdecode.config import Experiment, Router
 from eegdecode.models import build_encoder
+from eegdecode.models.linear import LinearMap
 from eegdecode.models.options import PLAIN, EncoderOptions
+from eegdecode.models.router import LayerRouter, LayerTarget
 
 
 class Decoder(nn.Module):
@@ -19,6 +23,13 @@ class Decoder(nn.Module):
     The front is a linear map over electrodes and an offset, fitted beforehand on training trials: buffers, so it
     travels with the weights and is never trained. `logit_scale` is the log of 1/temperature, of shape [1] because
     DeepSpeed cannot broadcast a parameter without dimensions. A loss uses it up to ln 100.
+
+    Parameters
+    ----------
+    target_map
+        Of the centred target to the embedding.
+    heads
+        Of further targets by name: a map of the embedding, or where it is a `LinearMap` of the EEG behind the front.
     """
 
     front_weight_CC: torch.Tensor
@@ -30,17 +41,19 @@ class Decoder(nn.Module):
         encoder: nn.Module,
         n_chans: int,
         target_dim: int,
-        project: int,
+        target_map: nn.Module,
         temperature: float,
         learn_temperature: bool,
+        heads: Mapping[str, nn.Module] | None = None,
     ) -> None:
         super().__init__()
         self.register_buffer("front_weight_CC", torch.eye(n_chans))
         self.register_buffer("front_bias_C", torch.zeros(n_chans))
         # What is taken off a target before its cosine with an embedding: the training pictures' mean, or nothing.
         self.register_buffer("target_centre_D", torch.zeros(target_dim))
-        self.target_map = nn.Linear(target_dim, project, bias=False) if project else nn.Identity()
+        self.target_map = target_map
         self.encoder = encoder
+        self.heads = nn.ModuleDict(heads or {})
         self.logit_scale = nn.Parameter(torch.tensor([-math.log(temperature)]), requires_grad=learn_temperature)
 
     def set_front(self, weight_CC: np.ndarray, bias_C: np.ndarray) -> None:
@@ -70,9 +83,22 @@ class Decoder(nn.Module):
         subject_B
             Rows of the table of subjects, for an encoder that was built with one; see `eegdecode.models.options`.
         """
+        return self._encode(self.front(eeg_uv_BCT), subject_B)
+
+    def predict(self, eeg_uv_BCT: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Return what is predicted by the name of the target: the embedding under "", and what every head gives."""
+        eeg_BCT = self.front(eeg_uv_BCT)
+        z_BD = self._encode(eeg_BCT, None)
+        of_heads = {name: head(eeg_BCT if isinstance(head, LinearMap) else z_BD) for name, head in self.heads.items()}
+        return {"": z_BD, **of_heads}
+
+    def front(self, eeg_uv_BCT: torch.Tensor) -> torch.Tensor:
+        """Return the EEG (B, C, T) as the encoder sees it, float32."""
         with torch.autocast(eeg_uv_BCT.device.type, enabled=False):  # microvolts of a drifting electrode are large
             # Widened here, on the device: trials travel as they are stored.
-            eeg_BCT = self.front_weight_CC @ eeg_uv_BCT.float() + self.front_bias_C[:, None]
+            return self.front_weight_CC @ eeg_uv_BCT.float() + self.front_bias_C[:, None]
+
+    def _encode(self, eeg_BCT: torch.Tensor, subject_B: torch.Tensor | None) -> torch.Tensor:
         z_BD: torch.Tensor = self.encoder(eeg_BCT) if subject_B is None else self.encoder(eeg_BCT, subject_B)
         return z_BD
 
@@ -92,6 +118,9 @@ def build_decoder(
     learn_temperature: bool,
     project: int = 0,
     options: EncoderOptions = PLAIN,
+    router: Router | None = None,
+    heads: Mapping[str, int] | None = None,
+    heads_see_eeg: bool = False,
 ) -> Decoder:
     """Return a new decoder with the named encoder and the identity as its front.
 
@@ -109,13 +138,57 @@ def build_decoder(
         Length of the learnt map of the target, and so of the embedding; 0 embeds into the target's own space.
     options
         Layers per subject and positions of electrodes.
+    router
+        Weights over the layers that lie in a row in the target.
+    heads
+        Name of a further target to its length.
+    heads_see_eeg
+        Whether heads are linear maps of the EEG, and not of the embedding.
 
     Raises
     ------
     ValueError
-        An unknown name, or trials too short for the encoder.
+        An unknown name, trials too short for the encoder, or a target that is not as many layers as the router weighs.
     """
     if temperature <= 0:
         raise ValueError(f"loss.temperature must be above 0, got {temperature}.")
-    encoder = build_encoder(name, n_chans, n_times, project or target_dim, dropout, options)
-    return Decoder(encoder, n_chans, target_dim, project, temperature, learn_temperature)
+    embed_dim = project or target_dim
+    encoder = build_encoder(name, n_chans, n_times, embed_dim, dropout, options)
+    made: dict[str, nn.Module] = {
+        head: LinearMap(n_chans, n_times, dim, 0.0) if heads_see_eeg else nn.Linear(embed_dim, dim)
+        for head, dim in (heads or {}).items()
+    }
+    target_map = _target_map(target_dim, project, router)
+    return Decoder(encoder, n_chans, target_dim, target_map, temperature, learn_temperature, made)
+
+
+def decoder_of(
+    experiment: Experiment, n_chans: int, n_times: int, target_dim: int, heads: Mapping[str, int]
+) -> Decoder:
+    """Return a new decoder as an experiment describes it; for the other parameters see `build_decoder`."""
+    encoder, loss, targets = experiment.encoder, experiment.loss, experiment.targets
+    return build_decoder(
+        encoder.name,
+        n_chans=n_chans,
+        n_times=n_times,
+        target_dim=target_dim,
+        dropout=encoder.dropout,
+        temperature=loss.temperature,
+        learn_temperature=loss.learn_temperature,
+        project=targets.project,
+        router=targets.router,
+        heads=heads,
+        heads_see_eeg=encoder.start == "ridge",
+    )
+
+
+def _target_map(target_dim: int, project: int, router: Router | None) -> nn.Module:
+    if router is None:
+        return nn.Linear(target_dim, project, bias=False) if project else nn.Identity()
+    n_layers = len(router.depths)
+    if target_dim % n_layers:
+        raise ValueError(
+            f"targets.router weighs {n_layers} layers, and the target's {target_dim} numbers are not as many layers of "
+            "one length: name the same layers in targets.tower."
+        )
+    return LayerTarget(LayerRouter(router.depths, router.centre), target_dim // n_layers, router.reduced, project)

@@ -6,6 +6,9 @@ Shape letters: B batch, C chan, T time, D embedding, X features.
 import torch
 from torch import nn
 
+NEUROBRIDGE_FEATURES = 1024
+"""Length of the RN50 embedding, which its encoder has before the projector."""
+
 
 class ProjectionHead(nn.Module):
     """Linear, then x + [GELU, Linear, Dropout], then LayerNorm.
@@ -45,4 +48,28 @@ class EEGProject(nn.Module):
     def forward(self, eeg_BCT: torch.Tensor) -> torch.Tensor:
         """Return z_BD."""
         z_BD: torch.Tensor = self.head(eeg_BCT.flatten(1))
+        return z_BD
+
+
+class NeuroBridgeEncoder(nn.Module):
+    """NeuroBridge's EEG side: EEGProject to 1024 features, then a linear map to where the picture's is compared.
+
+    AAAI 2026; feroooooo/NeuroBridge@6144203, no licence found: `EEGProject` and `ProjectorLinear`.
+
+    Parameters
+    ----------
+    n_chans, n_times, embed_dim
+        C, T and D.
+    dropout
+        In the residual of EEGProject.
+    """
+
+    def __init__(self, n_chans: int, n_times: int, embed_dim: int, dropout: float) -> None:
+        super().__init__()
+        self.encoder = EEGProject(n_chans, n_times, NEUROBRIDGE_FEATURES, dropout)
+        self.projector = nn.Linear(NEUROBRIDGE_FEATURES, embed_dim)
+
+    def forward(self, eeg_BCT: torch.Tensor) -> torch.Tensor:
+        """Return z_BD."""
+        z_BD: torch.Tensor = self.projector(self.encoder(eeg_BCT))
         return z_BD

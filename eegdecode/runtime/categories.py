@@ -29,7 +29,7 @@ from eegdecode.runtime.progress import gather
 from eegdecode.runtime.search import tuned_for
 from eegdecode.runtime.tested import open_tested
 from eegdecode.train.engine import build_engine
-from eegdecode.train.fold import Relabelled, build_fold, embedded_targets
+from eegdecode.train.fold import build_fold, embedded_targets
 from eegdecode.train.loop import fit
 
 REFITS = 200
@@ -244,11 +244,10 @@ def _refitted_scores(
     fold_N = np.empty(len(shards.table), dtype=object)
     for fold in (f for f in shards.folds if f.by == by):
         changed = experiment.override(tuned.get(fold.name, {}))
-        run = build_fold(changed, shards, fold, 0, 1)
-        stream = Relabelled(run.stream, picture_row_N, shards.target_PD)
+        run = build_fold(changed, shards, fold, 0, 1, told=picture_row_N)
         fit(
             build_engine(run.task, changed.schedule, changed.compute, changed.loss.contrastive_batch),
-            stream,
+            run.stream,
             changed.schedule,
         )
         decoder = run.task.decoder.eval()

@@ -249,7 +249,8 @@ def _fit_fold(
         "n_val": run.n_val,
         "curve": curve,
     }
-    state = {key.removeprefix("decoder."): value.contiguous() for key, value in weights.items()}
+    own = "decoder."
+    state = {key.removeprefix(own): value.contiguous() for key, value in weights.items() if key.startswith(own)}
     return facts, lambda folder: save_file(state, folder / "decoder.safetensors")
 
 
@@ -302,7 +303,7 @@ def _publish_bundles(stages: Stages, changed: Mapping[str, Experiment], shards: 
         drawer = Drawer.load(stages.fetch(DRAWER_STAGE, Path(local) / DRAWER_STAGE)) if drawn else None
         for fold in shards.folds:
             facts = stages.facts(fold.name)
-            run = build_fold(changed[fold.name], shards, fold, 0, 1)
+            run = build_fold(changed[fold.name], shards, fold, 0, 1, start=False)
             weights = load_file(stages.fetch(fold.name, Path(local) / fold.name) / "decoder.safetensors")
             run.task.decoder.load_state_dict(weights)
             made = make_bundle(changed[fold.name], shards, run, facts["kept_step"], facts["val_score"], drawer)

@@ -7,7 +7,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+
+from eegdecode import collectives
 
 ALPHAS = tuple(float(a) for a in np.logspace(-4, 3, 15))
 
@@ -169,6 +172,35 @@ def accumulate(batches: Iterable[tuple[NDArray[np.floating], Mapping[str, NDArra
 def merge(a: Moments, b: Moments) -> Moments:
     """Return the moments of the rows of both, as two workers saw them."""
     return _added(a, b, into_first=False)
+
+
+def of_all_ranks(moments: Moments, device: torch.device | str = "cpu") -> Moments:
+    """Return the moments of the rows of all ranks, the same on every rank; each brings those of its own.
+
+    Each rank moves its moments to the common mean before they are added up, as in `merge`.
+
+    Parameters
+    ----------
+    device
+        Where tensors must lie to be sent.
+    """
+
+    def total(array: NDArray[np.float64]) -> NDArray[np.float64]:
+        summed: NDArray[np.float64] = collectives.total(torch.from_numpy(array).to(device)).cpu().numpy()
+        return summed
+
+    n = round(float(total(np.array([moments.n], np.float64))[0]))
+    x_mean_D = total(moments.n * moments.x_mean_D) / n
+    x_step_D = moments.x_mean_D - x_mean_D
+    targets = {}
+    for name in sorted(moments.targets):
+        own = moments.targets[name]
+        y_mean_E = total(moments.n * own.y_mean_E) / n
+        y_step_E = own.y_mean_E - y_mean_E
+        xy_DE = total(own.xy_DE + moments.n * np.outer(x_step_D, y_step_E))
+        targets[name] = TargetMoments(y_mean_E, xy_DE, total(own.yy_E + moments.n * y_step_E**2))
+    xx_DD = total(moments.xx_DD + moments.n * np.outer(x_step_D, x_step_D))
+    return Moments(n, x_mean_D, xx_DD, targets)
 
 
 class RidgePath:

@@ -1,10 +1,12 @@
 """What the training of one fold is built of: front, decoder, streams, validation, and the bundle at its end.
 
-Shape letters: N trial, Q query, C chan, T time, D embedding, P picture.
+Shape letters: N trial, Q query, C chan, T time, D embedding, K concept, P picture.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
+from contextlib import closing
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -16,18 +18,20 @@ from torch.nn import functional
 from eegdecode import metrics
 from eegdecode.batch import Fold, TrialBatch
 from eegdecode.bundle import Bundle, BundleFact, Gallery
-from eegdecode.config import Experiment
+from eegdecode.config import CONCEPT, Experiment
 from eegdecode.data.augment import augment
 from eegdecode.data.shardset import ShardSet
 from eegdecode.data.splits import group_of
 from eegdecode.data.stream import Stream, open_stream
 from eegdecode.data.whiten import fit_front
 from eegdecode.diffusion.drawer import Drawer
-from eegdecode.models.decoder import Decoder, build_decoder
+from eegdecode.models.decoder import Decoder, decoder_of
 from eegdecode.models.linear import LinearMap
 from eegdecode.train.closed_form import canonical, ridge_loo
 from eegdecode.train.engine import device_of
-from eegdecode.train.task import ContrastiveTask
+from eegdecode.train.levels import BlurLevels
+from eegdecode.train.ridge import first_pass, start_ridge
+from eegdecode.train.task import DecodingTask
 
 FRONT_TRIALS = 20_000
 """Trials the front is fitted on at most: its covariance is long settled by then."""
@@ -42,8 +46,8 @@ class FoldRun:
 
     fold: Fold
     """With the validation groups moved to training where the last step is kept."""
-    task: ContrastiveTask
-    stream: Stream
+    task: DecodingTask
+    stream: "Stream | Relabelled"
     validation: "Validation | None"
     n_train: int
     n_val: int
@@ -81,59 +85,143 @@ class Validation:
 
 
 def build_fold(
-    experiment: Experiment, shards: ShardSet, fold: Fold, rank: int, world: int, search: bool = False
+    experiment: Experiment,
+    shards: ShardSet,
+    fold: Fold,
+    rank: int,
+    world: int,
+    search: bool = False,
+    told: NDArray[np.int64] | None = None,
+    start: bool = True,
 ) -> FoldRun:
     """Return the task, stream and validation of a fold; nothing in them comes from its test part.
 
     Parameters
     ----------
+    rank, world
+        Which rank this is of how many share the stream. A closed form is fitted by all of them together.
     search
         Whether configurations are compared: the validation groups then stay out of training whatever step is kept.
+    told
+        Picture row that every trial of the set is said to have shown, for the null: nothing here then sees another.
+    start
+        Whether `encoder.start` is fitted; not where fitted weights are loaded into the task.
     """
     keep_last = experiment.protocol.selection == "last"
     if keep_last and not search:
         fold = fold.model_copy(update={"train": (*fold.train, *fold.val), "val": ()})
     train_N = shards.trials_of(fold, "train")
     val_N = shards.trials_of(fold, "val")
-    facts, target = shards.manifest, shards.target.manifest.target
+    facts = shards.manifest
+    row_N = shards.picture_row if told is None else np.asarray(told, np.int64)
+    train_rows = np.unique(row_N[train_N])
+    concepts, concept_P = _concepts(shards, train_rows)
     torch.manual_seed(experiment.schedule.seed)  # first weights belong to the science of a run
-    decoder = build_decoder(
-        experiment.encoder.name,
-        n_chans=len(facts.channels),
-        n_times=facts.n_times,
-        target_dim=target.dim,
-        dropout=experiment.encoder.dropout,
-        temperature=experiment.loss.temperature,
-        learn_temperature=experiment.loss.learn_temperature,
-        project=experiment.targets.project,
+    decoder = decoder_of(
+        experiment,
+        len(facts.channels),
+        facts.n_times,
+        shards.target.manifest.target.dim,
+        _heads(experiment, shards, len(concepts)),
     )
     some = np.random.default_rng(experiment.schedule.seed).permutation(train_N)[:FRONT_TRIALS]
     decoder.set_front(*fit_front(shards.gather(np.sort(some)), experiment.encoder.whiten))
     if experiment.targets.centre:
-        rows = np.unique(shards.picture_row[train_N])
-        decoder.target_centre_D.copy_(torch.from_numpy(shards.target_PD[rows].mean(axis=0, dtype=np.float64)))
-    if experiment.encoder.start == "canonical":
-        _start_canonical(decoder, shards, train_N)
-    stream = open_stream(
-        shards,
-        fold,
-        "train",
-        experiment.loss.contrastive_batch,
-        experiment.schedule.seed,
-        rank,
-        world,
-        experiment.stream,
-        experiment.compute.residency,
-        device_of(experiment.compute),
-    )
+        decoder.target_centre_D.copy_(torch.from_numpy(shards.target_PD[train_rows].mean(axis=0, dtype=np.float64)))
+
+    def opened(part: Literal["train", "val"], rank: int, world: int) -> "Stream | Relabelled":
+        stream = open_stream(
+            shards,
+            fold,
+            part,
+            experiment.loss.contrastive_batch,
+            experiment.schedule.seed,
+            rank,
+            world,
+            experiment.stream,
+            experiment.compute.residency,
+            device_of(experiment.compute),
+        )
+        return stream if told is None else Relabelled(stream, row_N, shards)
+
+    stream = opened("train", rank, world)
+    if start and experiment.encoder.start == "canonical":
+        _start_canonical(decoder, shards, train_N, row_N)
+    if start and experiment.encoder.start == "ridge":
+        held = first_pass(opened("val", 0, 1)) if len(val_N) else None
+        start_ridge(decoder, first_pass(stream), held, experiment.encoder.alphas, world, device_of(experiment.compute))
+    _check_concepts(experiment, shards, train_rows, concepts, concept_P)
+    levels = experiment.targets.levels
+    asked = any(term.name in _OF_CONCEPTS or term.target == CONCEPT for term in experiment.loss.terms)
     return FoldRun(
         fold=fold,
-        task=ContrastiveTask(decoder, experiment.loss, _augmentation(experiment, facts.sfreq_hz)),
+        task=DecodingTask(
+            decoder,
+            experiment.loss,
+            torch.from_numpy(concept_P) if asked else None,
+            BlurLevels(levels, facts.n_pictures) if levels else None,
+            _augmentation(experiment, facts.sfreq_hz),
+        ),
         stream=stream,
         validation=_validation(shards, fold, val_N) if len(val_N) else None,
         n_train=len(train_N),
         n_val=len(val_N),
     )
+
+
+_OF_CONCEPTS = ("triplet", "triplet_semi_hard", "ce_hard")
+"""Terms that need to know a trial's concept."""
+
+
+def _concepts(shards: ShardSet, rows: NDArray[np.int64]) -> tuple[tuple[str, ...], NDArray[np.int64]]:
+    """Return the concepts of training pictures, sorted, and each picture's place among them, -1 for others."""
+    known = shards.picture_concepts
+    names = tuple(sorted({known[row] for row in rows.tolist()}))
+    place = {name: k for k, name in enumerate(names)}
+    return names, np.array([place.get(name, -1) for name in known], np.int64)
+
+
+def _heads(experiment: Experiment, shards: ShardSet, n_concepts: int) -> dict[str, int]:
+    """Return the lengths of targets that need a head: those of a term that the embedding is not as long as."""
+    targets, linear = experiment.targets, experiment.encoder.start == "ridge"
+    dims = {name: found.manifest.target.dim for name, found in shards.targets.items()}
+    embed_dim = targets.project or dims[""]
+    if targets.levels and {dims[targets.levels.low], dims[targets.levels.high]} != {dims[""]}:
+        raise ValueError(f"targets.levels needs three targets of one length, got {dims}.")
+    named = {term.target for term in experiment.loss.terms if term.target}
+    wanted = {name: n_concepts if name == CONCEPT else dims[name] for name in named | (set(targets.also) & set(dims))}
+    return {
+        name: dim
+        for name, dim in sorted(wanted.items())
+        if linear or (name in named and (name == CONCEPT or dim != embed_dim))
+    }
+
+
+def _check_concepts(
+    experiment: Experiment,
+    shards: ShardSet,
+    rows: NDArray[np.int64],
+    concepts: tuple[str, ...],
+    concept_P: NDArray[np.int64],
+) -> None:
+    """Refuse hard labels on the main target unless its columns are the training concepts in sorted order."""
+    if not any(term.name == "ce_hard" and not term.target for term in experiment.loss.terms):
+        return
+    target_PD = shards.target_PD[rows]
+    if target_PD.shape[1] != len(concepts):
+        raise ValueError(
+            f"loss.terms: 'ce_hard' on the main target needs one column for each of {len(concepts)} training concepts, "
+            f"got {target_PD.shape[1]}. Name target '{CONCEPT}' for a class head, or give the teacher these classes."
+        )
+    of_row = concept_P[rows]
+    best_K = np.array([target_PD[of_row == k].mean(axis=0).argmax() for k in range(len(concepts))])
+    right = int((best_K == np.arange(len(concepts))).sum())
+    if 2 * right <= len(concepts):
+        raise ValueError(
+            "loss.terms: 'ce_hard' on the main target needs its columns to be the training concepts in sorted order "
+            f"({', '.join(concepts[:3])}, ...), and the mean target of only {right} of {len(concepts)} concepts is "
+            "largest in its own column. Sort the teacher's classes as the concepts are."
+        )
 
 
 def _augmentation(experiment: Experiment, sfreq_hz: float) -> Callable[[TrialBatch], torch.Tensor] | None:
@@ -182,6 +270,7 @@ def make_bundle(
             n_times=facts.n_times,
             unit=facts.unit,
             target=shards.target.manifest.target,
+            heads={name: _length(head) for name, head in decoder.heads.items()},
             step=step,
             val_score=val_score,
         ),
@@ -197,9 +286,15 @@ def make_bundle(
     )
 
 
-def _start_canonical(decoder: Decoder, shards: ShardSet, train_N: NDArray[np.int64]) -> None:
+def _length(head: nn.Module) -> int:
+    linear = head.map if isinstance(head, LinearMap) else head
+    assert isinstance(linear, nn.Linear)
+    return linear.out_features
+
+
+def _start_canonical(decoder: Decoder, shards: ShardSet, train_N: NDArray[np.int64], row_N: NDArray[np.int64]) -> None:
     """Set a linear encoder and the target's map to the canonical directions of the training trials."""
-    eeg_uv_NCT, target_ND = shards.gather(train_N), shards.target_PD[shards.picture_row[train_N]]
+    eeg_uv_NCT, target_ND = shards.gather(train_N), shards.target_PD[row_N[train_N]]
     front_CC, bias_C = decoder.front_weight_CC.numpy(), decoder.front_bias_C.numpy()
     white_NF = np.concatenate(
         [
@@ -283,13 +378,16 @@ class Relabelled:
         Picture row for every trial of the set.
     """
 
-    def __init__(self, stream: Stream, picture_row_N: NDArray[np.int64], target_PD: NDArray[np.float32]) -> None:
+    def __init__(self, stream: Stream, picture_row_N: NDArray[np.int64], shards: ShardSet) -> None:
         self._stream = stream
         self._row_N = torch.from_numpy(np.asarray(picture_row_N, np.int64))
-        self._target_PD = torch.from_numpy(target_PD)
+        self._target_PD = {name: torch.from_numpy(found.target_PD) for name, found in shards.targets.items()}
 
-    def starting_at(self, trials_seen: int) -> Iterator[TrialBatch]:
+    def starting_at(self, trials_seen: int) -> Generator[TrialBatch, None, None]:
         """Yield the stream's batches with the other pictures' targets."""
-        for batch in self._stream.starting_at(trials_seen):
-            row_B = self._row_N[batch.trial_B]
-            yield TrialBatch(batch.eeg_uv_BCT, self._target_PD[row_B], batch.trial_B, row_B, batch.pass_B)
+        with closing(self._stream.starting_at(trials_seen)) as batches:
+            for batch in batches:
+                row_B = self._row_N[batch.trial_B.cpu()]
+                also = {name: target_PD[row_B] for name, target_PD in self._target_PD.items()}
+                told = TrialBatch(batch.eeg_uv_BCT, also.pop(""), batch.trial_B, row_B, batch.pass_B, also)
+                yield told.to(batch.eeg_uv_BCT.device)

@@ -86,6 +86,11 @@ def fit(
     """
     report = report or Report()
     progress, best = resume.load(resume_from, engine) if resume_from else (Progress(), None)
+    if validate and schedule.steps == 0:  # the start is the model: it is judged, nothing is trained
+        scores = _scores(engine.module, validate)
+        progress = progress.judged(scores["val_score"])
+        report.validated(progress, scores)
+        return progress
     batches = stream.starting_at(progress.trials_seen)
     for batch in itertools.islice(batches, schedule.steps - progress.step):
         lr = engine.begin(progress.step)

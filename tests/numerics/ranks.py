@@ -16,7 +16,7 @@ from eegdecode.config import Compute, Loss, Schedule
 from eegdecode.models.decoder import build_decoder
 from eegdecode.train.engine import Engine, build_engine
 from eegdecode.train.loop import Report, fit
-from eegdecode.train.task import ContrastiveTask
+from eegdecode.train.task import DecodingTask
 
 CHANS, TIMES, DIM, BATCH, STEPS = 4, 90, 8, 8, 6
 RUNS: dict[str, dict[str, Any]] = {
@@ -53,7 +53,7 @@ def schedule(steps: int = STEPS) -> Schedule:
 def build(how: dict[str, Any], dropout: float = 0.0, name: str = "nice") -> Engine:
     torch.manual_seed(11 + collectives.rank())  # the engine must give all ranks the weights of rank 0
     decoder = build_decoder(name, CHANS, TIMES, DIM, dropout, temperature=0.1, learn_temperature=True)
-    return build_engine(ContrastiveTask(decoder, Loss()), schedule(), Compute(**how), BATCH)
+    return build_engine(DecodingTask(decoder, Loss()), schedule(), Compute(**how), BATCH)
 
 
 def train(engine: Engine, save_dir: Path | None = None, resume_from: Path | None = None) -> Numbers:
