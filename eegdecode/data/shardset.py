@@ -4,14 +4,15 @@ Shape letters: B batch, C chan, T time, D embedding, P picture, N samples of a s
 """
 
 import hashlib
-import io
 import json
 import re
 import threading
+from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeVar
 
@@ -21,10 +22,11 @@ from PIL import Image
 from pyarrow import parquet
 from pydantic import ValidationError
 
-from eegdecode import storage
+from eegdecode import collectives, storage
 from eegdecode.batch import SCHEMA_VERSION, FileFact, Fold, Manifest, ShardFact, Signed, TargetManifest
 from eegdecode.config import Protocol
 from eegdecode.data.cache import Cache, CacheFullError, Lease, folder_for
+from eegdecode.data.sources.pictures import open_picture
 from eegdecode.data.splits import COLUMNS, TEST, TRAIN, VAL, columns_of, make_folds, part_of
 from eegdecode.data.tarindex import BLOCK_BYTES, TarIndex
 
@@ -35,6 +37,9 @@ TABLE_NAME = "table.parquet"
 _PARTS = {"train": TRAIN, "val": VAL}
 _ROWS = 1 << 18
 """Rows of the table that are read at a time."""
+_KEPT_SHARE = 0.8
+"""Share of a node's cache that its processes may keep open between two reads, all together; the rest is for what
+comes and goes, so that none of them waits for room that another one keeps."""
 
 
 def picture_key(picture: str) -> str:
@@ -219,10 +224,25 @@ class Files:
             raise ValueError(f"{path} was altered: its sha256 is not the one in the manifest. Prepare the set again.")
         return path, None
 
+    @cached_property
+    def kept_bytes(self) -> float:
+        """What of the node's cache is this process's part, to keep open or to fetch ahead."""
+        if self._cache is None:
+            return float("inf")
+        return _KEPT_SHARE * self._cache.room_bytes() / collectives.local_world_size()
+
     def prefetch(self, facts: Iterable[FileFact]) -> None:
-        """Begin to fetch files, in this order, if they are not local."""
+        """Begin to fetch files, in this order, if they are not local: as many as this process may keep."""
         if self._cache is not None:
-            self._cache.prefetch((storage.join(self.uri, fact.name), fact) for fact in facts)
+            wanted = list(facts)
+            # More would evict what the others of this node fetched ahead, and they ours.
+            n = bisect_right(list(accumulate(fact.size_bytes for fact in wanted)), self.kept_bytes)
+            self._cache.prefetch((storage.join(self.uri, fact.name), fact) for fact in wanted[:n])
+
+    def stop_prefetch(self) -> None:
+        """Fetch nothing ahead any more until it is asked for again."""
+        if self._cache is not None:
+            self._cache.stop_prefetch()
 
 
 class ShardSet:
@@ -252,6 +272,7 @@ class ShardSet:
         self._picture_start_S = np.cumsum([0, *(fact.n_samples for fact in manifest.pictures)])
         # Opened shards, the one used last at the end.
         self._open: OrderedDict[str, _Shard] = OrderedDict()
+        self._open_bytes = 0
         self._lock = threading.Lock()
 
     @cached_property
@@ -364,9 +385,10 @@ class ShardSet:
         eeg = _Array("eeg.npy", "<f2", shape_CT)
         shard_B = self.shard_of(trials)
         starts = np.flatnonzero(np.diff(shard_B, prepend=-1)).tolist()
+        stops = [*starts[1:], len(trials)] if starts else []
         parts = [
             (self._shard(self.manifest.trials[s], eeg), slice(start, stop), trials[start:stop] - self._start_S[s])
-            for start, stop, s in zip(starts, [*starts[1:], len(trials)], shard_B[starts].tolist(), strict=True)
+            for start, stop, s in zip(starts, stops, shard_B[starts].tolist(), strict=True)
         ]
         strides = {shard.stride for shard, _, _ in parts}
         if len(strides) == 1 and (stride := strides.pop()):
@@ -400,6 +422,10 @@ class ShardSet:
         """Begin to fetch trial shards by number, in this order; nothing happens for a set that is local."""
         facts = [self.manifest.trials[s] for s in shards]
         self._files.prefetch(file for fact in facts for file in (fact.index, fact.tar))
+
+    def stop_prefetch(self) -> None:
+        """Drop what was to be fetched and has not begun; a process waits for all of it otherwise before it ends."""
+        self._files.stop_prefetch()
 
     def trials_of(self, fold: Fold, part: Literal["train", "val"]) -> np.ndarray:
         """Return the trials of a part, int64, ascending.
@@ -442,33 +468,39 @@ class ShardSet:
         Raises
         ------
         ValueError
-            If one does not decode; it is named.
+            If one does not decode or is absurdly large; it is named. A set may come from others.
         """
         images = []
         for row in np.asarray(rows, np.int64).tolist():
             if not 0 <= row < self.manifest.n_pictures:
                 raise ValueError(f"a picture row must be 0 to {self.manifest.n_pictures - 1}, got {row}.")
             s = int(np.searchsorted(self._picture_start_S, row, side="right")) - 1
-            data = self._shard(self.manifest.pictures[s]).bytes_of("png", row - int(self._picture_start_S[s]))
-            try:
-                images.append(Image.open(io.BytesIO(data), formats=("PNG",)).convert("RGB"))
-            except Exception as error:
-                raise ValueError(f"picture '{self.picture_ids[row]}' (row {row}) does not decode: {error}.") from error
+            shard, sample = self._shard(self.manifest.pictures[s]), row - int(self._picture_start_S[s])
+            picture = json.loads(shard.bytes_of("json", sample))["picture"]
+            images.append(open_picture(shard.bytes_of("png", sample), picture, ("PNG",)))
         return images
 
     def _shard(self, fact: ShardFact, array: "_Array | None" = None) -> "_Shard":
-        """Return an opened shard; where the cache is full, the shards used least recently are let go of first."""
+        """Return an opened shard; beyond this process's share, the shards used least recently are let go of."""
         with self._lock:
             name = fact.tar.name
             while name not in self._open:
                 try:
                     self._open[name] = _Shard(self._files, fact, array)
+                    self._open_bytes += fact.tar.size_bytes
                 except CacheFullError:
                     if not self._open:
                         raise
-                    self._open.popitem(last=False)[1].close()
+                    self._let_go()
             self._open.move_to_end(name)
+            while len(self._open) > 1 and self._open_bytes > self._files.kept_bytes:
+                self._let_go()
             return self._open[name]
+
+    def _let_go(self) -> None:
+        shard = self._open.popitem(last=False)[1]
+        self._open_bytes -= shard.n_bytes
+        shard.close()
 
 
 class _Array(NamedTuple):
@@ -501,7 +533,7 @@ class _Shard:
             )
         if len(index.keys) != fact.n_samples:
             raise ValueError(f"{self.name} must hold {fact.n_samples} samples, its index has {len(index.keys)}.")
-        self.n, self.stride = fact.n_samples, 0
+        self.n, self.n_bytes, self.stride = fact.n_samples, fact.tar.size_bytes, 0
         self._index = index
         path, self._lease = files.open(fact.tar)
         self._bytes = np.memmap(path, dtype=np.uint8, mode="r")

@@ -95,14 +95,14 @@ class Stream:
     def starting_at(self, trials_seen: int) -> Generator[TrialBatch, None, None]:
         """Yield this rank's batches for ever, after the first ``trials_seen`` samples of all ranks together.
 
-        Batches are read ahead by two threads, which end when the iterator is closed or dropped.
+        Batches are read ahead by threads, which end when the iterator is closed or dropped, as does fetching ahead.
         """
         if trials_seen < 0:
             raise ValueError(f"trials_seen must be at least 0, got {trials_seen}.")
         if self.residency != "disk" and self._resident is None:
             where = self.device if self.residency == "device" else torch.device("cpu")
             self._resident = _Resident(self._shards, self._samples.trials_of(self._order.owned(self._own)), where)
-        return _ahead(lambda k: self._read_ahead(trials_seen, k))
+        return _ahead(lambda k: self._read_ahead(trials_seen, k), self._shards.stop_prefetch)
 
     def once(self) -> Iterator[TrialBatch]:
         """Yield the whole part in ascending order, the last batch short; the same on every rank, so that all agree."""
@@ -280,7 +280,7 @@ def _free_bytes(device: torch.device) -> float:
     return ROOM * float(psutil.virtual_memory().available) / collectives.local_world_size()
 
 
-def _ahead(read: Callable[[int], TrialBatch]) -> Generator[TrialBatch, None, None]:
+def _ahead(read: Callable[[int], TrialBatch], ended: Callable[[], None]) -> Generator[TrialBatch, None, None]:
     pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="stream")
     try:
         coming = deque(pool.submit(read, k) for k in range(_THREADS + 1))
@@ -290,3 +290,4 @@ def _ahead(read: Callable[[int], TrialBatch]) -> Generator[TrialBatch, None, Non
             yield batch
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+        ended()
