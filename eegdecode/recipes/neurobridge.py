@@ -31,8 +31,8 @@ def neurobridge() -> Experiment:
 
     Chosen here:
 
-    - The raw recordings, whitened in each session over the 17 electrodes; its own files can be read with --set
-      data.source.layout=neurobridge --set data.epochs.mvnn=none.
+    - The raw recordings, whitened in each session over the 17 electrodes. Its own files are layout `neurobridge`,
+      and are cut already: take the `Epochs` of `ubp` for them.
     - Dropout 0.3 in EEGProject, as in UBP, whose module it is.
     - The picture's map has no bias.
     - The last step is kept; the code also keeps the one with the least loss on the test pictures.
