@@ -9,6 +9,7 @@ import json
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from pydantic import Field
@@ -36,6 +37,8 @@ class BundleFact(Section):
     sfreq_hz: float
     tmin_s: float
     n_times: int
+    unit: Literal["uV", "whitened", "scaled"] = "uV"
+    """Of the trials the decoder takes."""
     target: TargetFact
     heads: dict[str, int] = Field(default_factory=dict)
     """Further targets that the decoder has a head for, and their lengths."""

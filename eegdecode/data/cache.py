@@ -9,6 +9,7 @@ import errno
 import fcntl
 import os
 import re
+import shutil
 import tempfile
 import threading
 import time
@@ -160,6 +161,21 @@ class Cache:
                     self._underway.add(path)
                     self._pool.submit(self._prefetch_one, path, uri, fact)
 
+    def stop_prefetch(self) -> None:
+        """Drop what was to be fetched ahead and has not begun, without waiting for what has: a process can end."""
+        with self._lock:
+            pool, self._pool = self._pool, None
+            if pool is not None:
+                pool.shutdown(wait=False, cancel_futures=True)
+                # What is being fetched takes itself out; asked for again, it waits for that one.
+                self._underway.clear()
+
+    def room_bytes(self) -> int:
+        """Return what the copies may take together: the limit, or what they have and the disk has left."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        on_disk = shutil.disk_usage(self.folder).free + sum(size for _, size in self._contents()[0])
+        return on_disk if self.limit_bytes is None else min(on_disk, self.limit_bytes)
+
     def close(self) -> None:
         """Stop fetching ahead and let go of everything that was held."""
         with self._lock:
@@ -229,14 +245,19 @@ class Cache:
 
     def _contents(self) -> tuple[list[tuple[Path, int]], int]:
         """Return the copies with their bytes, least recently leased first, and the bytes being fetched."""
-        copies, underway_bytes = [], 0
-        for path in self.folder.iterdir():
+        # What gets its name between the two looks is seen by both, and what gets it during the first by the second.
+        underway = {}
+        for path in list(self.folder.glob(".*.part")):
+            with suppress(FileNotFoundError):
+                if not _left_behind(path):
+                    underway[_copy_of(path)] = path.stat().st_size
+        copies = []
+        for path in list(self.folder.iterdir()):
             with suppress(FileNotFoundError):
                 if _COPY.fullmatch(path.name):
                     copies.append((_last_use_s(path), path, path.stat().st_size))
-                elif path.name.endswith(".part") and not _left_behind(path):
-                    underway_bytes += path.stat().st_size
-        return [(path, size) for _, path, size in sorted(copies)], underway_bytes
+                    underway.pop(path, None)
+        return [(path, size) for _, path, size in sorted(copies)], sum(underway.values())
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
@@ -266,6 +287,10 @@ def _fetch_lock(path: Path) -> Path:
 def _temporary(path: Path) -> Path:
     # One name for all processes: only the holder of the fetch lock writes there.
     return path.with_name(f".{path.name}.part")
+
+
+def _copy_of(temporary: Path) -> Path:
+    return temporary.with_name(temporary.name.removeprefix(".").removesuffix(".part"))
 
 
 def _locked(lock: Path, kind: int) -> int:
@@ -349,8 +374,7 @@ def _evicted(path: Path) -> bool:
 
 def _left_behind(temporary: Path) -> bool:
     """Remove a temporary file whose process is dead; return whether it was one."""
-    path = temporary.with_name(temporary.name.removeprefix(".").removesuffix(".part"))
-    file = os.open(_fetch_lock(path), os.O_RDWR | os.O_CREAT, 0o600)
+    file = os.open(_fetch_lock(_copy_of(temporary)), os.O_RDWR | os.O_CREAT, 0o600)
     try:
         if not _try_lock(file, fcntl.LOCK_EX):
             return False

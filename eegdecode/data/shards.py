@@ -78,11 +78,13 @@ def write_trial_shard(uri: str, name: str, eeg_uv_NCT: np.ndarray, table: pd.Dat
         raise ValueError(f"shard '{name}' needs a table with the column 'key', got {list(table.columns)}.")
     keys = [str(key) for key in table["key"]]
     _check_keys(name, keys)
-    rows = table.to_dict("records")
+    rows = [_json(row) for row in table.to_dict("records")]
+    # Spaces after a JSON text mean nothing; with them all samples are of one length, and many are copied in one call.
+    width = max(map(len, rows))
 
     def samples() -> Iterator[tuple[str, list[tuple[str, bytes]]]]:
         for key, eeg_uv_CT, row in zip(keys, eeg_uv_NCT, rows, strict=True):
-            yield key, [("eeg.npy", _npy(_half(key, eeg_uv_CT))), ("json", _json(row))]
+            yield key, [("eeg.npy", _npy(_half(key, eeg_uv_CT))), ("json", row.ljust(width))]
 
     return _write_shard(uri, name, samples(), _read_facts)
 

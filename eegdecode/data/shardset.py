@@ -4,16 +4,17 @@ Shape letters: B batch, C chan, T time, D embedding, P picture, N samples of a s
 """
 
 import hashlib
-import io
 import json
 import re
 import threading
+from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import accumulate
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -21,10 +22,11 @@ from PIL import Image
 from pyarrow import parquet
 from pydantic import ValidationError
 
-from eegdecode import storage
+from eegdecode import collectives, storage
 from eegdecode.batch import SCHEMA_VERSION, FileFact, Fold, Manifest, ShardFact, Signed, TargetManifest
 from eegdecode.config import Protocol
 from eegdecode.data.cache import Cache, CacheFullError, Lease, folder_for
+from eegdecode.data.sources.pictures import open_picture
 from eegdecode.data.splits import COLUMNS, TEST, TRAIN, VAL, columns_of, make_folds, part_of
 from eegdecode.data.tarindex import BLOCK_BYTES, TarIndex
 
@@ -35,6 +37,9 @@ TABLE_NAME = "table.parquet"
 _PARTS = {"train": TRAIN, "val": VAL}
 _ROWS = 1 << 18
 """Rows of the table that are read at a time."""
+_KEPT_SHARE = 0.8
+"""Share of a node's cache that its processes may keep open between two reads, all together; the rest is for what
+comes and goes, so that none of them waits for room that another one keeps."""
 
 
 def picture_key(picture: str) -> str:
@@ -174,8 +179,8 @@ def open_targets(
     target_PD = np.empty((manifest.n_pictures, manifest.target.dim), np.float32)
     row = 0
     for fact in manifest.shards:
-        shard = _Shard(files, fact)
-        shard.copy("target.npy", "<f4", (manifest.target.dim,), np.arange(shard.n), target_PD[row : row + shard.n])
+        shard = _Shard(files, fact, _Array("target.npy", "<f4", (manifest.target.dim,)))
+        shard.copy(np.arange(shard.n), target_PD[row : row + shard.n])
         row += shard.n
         shard.close()
     if row != manifest.n_pictures:
@@ -219,10 +224,25 @@ class Files:
             raise ValueError(f"{path} was altered: its sha256 is not the one in the manifest. Prepare the set again.")
         return path, None
 
+    @cached_property
+    def kept_bytes(self) -> float:
+        """What of the node's cache is this process's part, to keep open or to fetch ahead."""
+        if self._cache is None:
+            return float("inf")
+        return _KEPT_SHARE * self._cache.room_bytes() / collectives.local_world_size()
+
     def prefetch(self, facts: Iterable[FileFact]) -> None:
-        """Begin to fetch files, in this order, if they are not local."""
+        """Begin to fetch files, in this order, if they are not local: as many as this process may keep."""
         if self._cache is not None:
-            self._cache.prefetch((storage.join(self.uri, fact.name), fact) for fact in facts)
+            wanted = list(facts)
+            # More would evict what the others of this node fetched ahead, and they ours.
+            n = bisect_right(list(accumulate(fact.size_bytes for fact in wanted)), self.kept_bytes)
+            self._cache.prefetch((storage.join(self.uri, fact.name), fact) for fact in wanted[:n])
+
+    def stop_prefetch(self) -> None:
+        """Fetch nothing ahead any more until it is asked for again."""
+        if self._cache is not None:
+            self._cache.stop_prefetch()
 
 
 class ShardSet:
@@ -252,6 +272,7 @@ class ShardSet:
         self._picture_start_S = np.cumsum([0, *(fact.n_samples for fact in manifest.pictures)])
         # Opened shards, the one used last at the end.
         self._open: OrderedDict[str, _Shard] = OrderedDict()
+        self._open_bytes = 0
         self._lock = threading.Lock()
 
     @cached_property
@@ -351,6 +372,9 @@ class ShardSet:
     def gather(self, trials: np.ndarray) -> np.ndarray:
         """Return EEG (B, C, T) float16, in the manifest's unit, of the trials in their order.
 
+        Trials of one shard next to each other are copied together: ascending order is the fastest. The rows may lie
+        apart in memory.
+
         Raises
         ------
         ValueError
@@ -358,14 +382,25 @@ class ShardSet:
         """
         trials = np.asarray(trials, np.int64)
         shape_CT = (len(self.manifest.channels), self.manifest.n_times)
-        eeg_BCT = np.empty((len(trials), *shape_CT), np.float16)
+        eeg = _Array("eeg.npy", "<f2", shape_CT)
         shard_B = self.shard_of(trials)
-        order_B = np.argsort(shard_B, kind="stable")
-        starts = np.flatnonzero(np.diff(shard_B[order_B], prepend=-1))
-        for rows in np.split(order_B, starts[1:]) if len(trials) else ():
-            s = int(shard_B[rows[0]])
-            shard = self._shard(self.manifest.trials[s])
-            shard.copy("eeg.npy", "<f2", shape_CT, trials[rows] - self._start_S[s], eeg_BCT, rows)
+        starts = np.flatnonzero(np.diff(shard_B, prepend=-1)).tolist()
+        stops = [*starts[1:], len(trials)] if starts else []
+        parts = [
+            (self._shard(self.manifest.trials[s], eeg), slice(start, stop), trials[start:stop] - self._start_S[s])
+            for start, stop, s in zip(starts, stops, shard_B[starts].tolist(), strict=True)
+        ]
+        strides = {shard.stride for shard, _, _ in parts}
+        if len(strides) == 1 and (stride := strides.pop()):
+            # Whole samples in one call a shard, of which the EEG is a view: it needs no interpreter's lock.
+            buffer_BX = np.empty((len(trials), stride), np.uint8)
+            for shard, rows, samples in parts:
+                shard.take(samples, buffer_BX[rows])
+            flat_BX = buffer_BX[:, : 2 * shape_CT[0] * shape_CT[1]].view("<f2")
+            return flat_BX.reshape(len(trials), *shape_CT)
+        eeg_BCT = np.empty((len(trials), *shape_CT), np.float16)
+        for shard, rows, samples in parts:
+            shard.copy(samples, eeg_BCT[rows])
         return eeg_BCT
 
     def shard_of(self, trials: np.ndarray) -> np.ndarray:
@@ -387,6 +422,10 @@ class ShardSet:
         """Begin to fetch trial shards by number, in this order; nothing happens for a set that is local."""
         facts = [self.manifest.trials[s] for s in shards]
         self._files.prefetch(file for fact in facts for file in (fact.index, fact.tar))
+
+    def stop_prefetch(self) -> None:
+        """Drop what was to be fetched and has not begun; a process waits for all of it otherwise before it ends."""
+        self._files.stop_prefetch()
 
     def trials_of(self, fold: Fold, part: Literal["train", "val"]) -> np.ndarray:
         """Return the trials of a part, int64, ascending.
@@ -429,39 +468,59 @@ class ShardSet:
         Raises
         ------
         ValueError
-            If one does not decode; it is named.
+            If one does not decode or is absurdly large; it is named. A set may come from others.
         """
         images = []
         for row in np.asarray(rows, np.int64).tolist():
             if not 0 <= row < self.manifest.n_pictures:
                 raise ValueError(f"a picture row must be 0 to {self.manifest.n_pictures - 1}, got {row}.")
             s = int(np.searchsorted(self._picture_start_S, row, side="right")) - 1
-            data = self._shard(self.manifest.pictures[s]).bytes_of("png", row - int(self._picture_start_S[s]))
-            try:
-                images.append(Image.open(io.BytesIO(data), formats=("PNG",)).convert("RGB"))
-            except Exception as error:
-                raise ValueError(f"picture '{self.picture_ids[row]}' (row {row}) does not decode: {error}.") from error
+            shard, sample = self._shard(self.manifest.pictures[s]), row - int(self._picture_start_S[s])
+            picture = json.loads(shard.bytes_of("json", sample))["picture"]
+            images.append(open_picture(shard.bytes_of("png", sample), picture, ("PNG",)))
         return images
 
-    def _shard(self, fact: ShardFact) -> "_Shard":
-        """Return an opened shard; where the cache is full, the shards used least recently are let go of first."""
+    def _shard(self, fact: ShardFact, array: "_Array | None" = None) -> "_Shard":
+        """Return an opened shard; beyond this process's share, the shards used least recently are let go of."""
         with self._lock:
             name = fact.tar.name
             while name not in self._open:
                 try:
-                    self._open[name] = _Shard(self._files, fact)
+                    self._open[name] = _Shard(self._files, fact, array)
+                    self._open_bytes += fact.tar.size_bytes
                 except CacheFullError:
                     if not self._open:
                         raise
-                    self._open.popitem(last=False)[1].close()
+                    self._let_go()
             self._open.move_to_end(name)
+            while len(self._open) > 1 and self._open_bytes > self._files.kept_bytes:
+                self._let_go()
             return self._open[name]
+
+    def _let_go(self) -> None:
+        shard = self._open.popitem(last=False)[1]
+        self._open_bytes -= shard.n_bytes
+        shard.close()
+
+
+class _Array(NamedTuple):
+    """What every sample of a shard holds under one name, as the manifest says."""
+
+    field: str
+    dtype: str
+    shape: tuple[int, ...]
 
 
 class _Shard:
-    """A mapped tar and where its fields lie."""
+    """A mapped tar and where its fields lie.
 
-    def __init__(self, files: Files, fact: ShardFact) -> None:
+    Attributes
+    ----------
+    n, stride
+        Samples, and bytes from one to the next where all are equally long and can be copied in one call; else 0.
+    """
+
+    def __init__(self, files: Files, fact: ShardFact, array: _Array | None = None) -> None:
         self.name = fact.tar.name
         index_path, index_lease = files.open(fact.index, small=True)
         index = TarIndex.from_bytes(fact.index.name, index_path.read_bytes())
@@ -474,64 +533,58 @@ class _Shard:
             )
         if len(index.keys) != fact.n_samples:
             raise ValueError(f"{self.name} must hold {fact.n_samples} samples, its index has {len(index.keys)}.")
-        self.n = fact.n_samples
+        self.n, self.n_bytes, self.stride = fact.n_samples, fact.tar.size_bytes, 0
         self._index = index
         path, self._lease = files.open(fact.tar)
         self._bytes = np.memmap(path, dtype=np.uint8, mode="r")
-        self._fields: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+        if array is not None:
+            self._map(array)
 
     def close(self) -> None:
         """Let a cached copy be evicted; what is mapped stays readable until it is unmapped."""
         if self._lease is not None:
             self._lease.close()
 
-    def copy(
-        self,
-        field: str,
-        dtype: str,
-        shape: tuple[int, ...],
-        samples: np.ndarray,
-        out: np.ndarray,
-        rows: np.ndarray | None = None,
-    ) -> None:
-        """Copy a field of samples into rows of an array, straight from the map.
+    def take(self, samples: np.ndarray, out_BX: np.ndarray) -> None:
+        """Copy samples, from their array's data on, into rows of ``stride`` bytes."""
+        np.take(self._rows_NX, samples, axis=0, out=out_BX, mode="clip")
 
-        One copy a row is faster than fancy indexing, which copies twice.
-        """
-        if field not in self._fields:
-            self._fields[field] = (self._windows(field, dtype, shape), self._blocks(field))
-        windows, blocks = self._fields[field]
+    def copy(self, samples: np.ndarray, out: np.ndarray) -> None:
+        """Copy the array of samples into rows of another, one after the other."""
         flat = out.reshape(len(out), -1)
-        places = range(len(samples)) if rows is None else rows.tolist()
-        for row, block in zip(places, blocks[samples].tolist(), strict=True):
-            flat[row] = windows[block]
+        for row, block in enumerate(self._block_N[samples].tolist()):
+            flat[row] = self._windows[block]
 
-    def _windows(self, field: str, dtype: str, shape: tuple[int, ...]) -> np.ndarray:
-        """Return a view with one row per block of the tar: the array whose member's data begins there.
+    def _map(self, array: _Array) -> None:
+        """See to it that every sample has the array, and make the views it is copied from.
 
-        Members begin at multiples of 512 bytes, so the rows overlap, and a member is one row, whatever lies between.
+        Members begin at multiples of 512 bytes: there is one window for each of these, so they overlap, and a member is
+        one window, whatever lies between.
         """
-        fact = self._index.fields[self._index.column(field)]
-        if (fact.dtype, fact.shape) != (dtype, shape):
-            raise ValueError(
-                f"{self.name}: '{field}' must be {dtype} {shape} as the manifest says, got {fact.dtype} {fact.shape}."
-            )
-        count = int(np.prod(shape))
-        item = np.dtype(dtype).itemsize
-        rows = max(0, (len(self._bytes) - fact.header_bytes - count * item) // BLOCK_BYTES + 1)
-        view: np.ndarray = np.ndarray((rows, count), dtype, self._bytes.data, fact.header_bytes, (BLOCK_BYTES, item))
-        return view
-
-    def _blocks(self, field: str) -> np.ndarray:
-        """Return for each sample the row of `_windows` that is its field."""
-        column = self._index.column(field)
-        size = self._index.size_NF[:, column]
+        column = self._index.column(array.field)
         fact = self._index.fields[column]
-        if np.any(size != fact.header_bytes + int(np.prod(fact.shape)) * np.dtype(fact.dtype).itemsize):
+        if (fact.dtype, fact.shape) != (array.dtype, array.shape):
             raise ValueError(
-                f"{self.name}: every '{field}' must be as long as its type and shape. Prepare the set again."
+                f"{self.name}: '{array.field}' must be {array.dtype} {array.shape} as the manifest says, got "
+                f"{fact.dtype} {fact.shape}."
             )
-        return (self._index.offset_NF[:, column] // BLOCK_BYTES).astype(np.int32)
+        count, item = int(np.prod(array.shape)), np.dtype(array.dtype).itemsize
+        if np.any(self._index.size_NF[:, column] != fact.header_bytes + count * item):
+            raise ValueError(
+                f"{self.name}: every '{array.field}' must be as long as its type and shape. Prepare the set again."
+            )
+        offset_N, n_bytes = self._index.offset_NF[:, column], len(self._bytes)
+        n_windows = max(0, (n_bytes - fact.header_bytes - count * item) // BLOCK_BYTES + 1)
+        self._windows: np.ndarray = np.ndarray(
+            (n_windows, count), array.dtype, self._bytes.data, fact.header_bytes, (BLOCK_BYTES, item)
+        )
+        self._block_N = (offset_N // BLOCK_BYTES).astype(np.int32)
+        steps = np.unique(np.diff(offset_N))
+        first = int(offset_N[0]) + fact.header_bytes
+        # What the last row has too much is the end mark of the tar.
+        if len(steps) == 1 and first + self.n * int(steps[0]) <= n_bytes:
+            self.stride = int(steps[0])
+            self._rows_NX = self._bytes[first : first + self.n * self.stride].reshape(self.n, self.stride)
 
     def bytes_of(self, field: str, sample: int) -> bytes:
         column = self._index.column(field)

@@ -4,6 +4,8 @@ A rank reads the trials of its own partitions and no others. One integer, the tr
 that a restart needs beside the seed, also on another number of ranks.
 """
 
+import itertools
+from collections import deque
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Literal
@@ -24,6 +26,8 @@ ROOM = 0.6
 """Share of the free memory that resident trials may take."""
 _LOAD_TRIALS = 4096
 _AHEAD_STEPS = 32
+_THREADS = 2
+"""That read ahead, a batch each."""
 
 I64 = npt.NDArray[np.int64]
 
@@ -91,14 +95,14 @@ class Stream:
     def starting_at(self, trials_seen: int) -> Generator[TrialBatch, None, None]:
         """Yield this rank's batches for ever, after the first ``trials_seen`` samples of all ranks together.
 
-        One batch is read ahead by a thread, which ends when the iterator is closed or dropped.
+        Batches are read ahead by threads, which end when the iterator is closed or dropped, as does fetching ahead.
         """
         if trials_seen < 0:
             raise ValueError(f"trials_seen must be at least 0, got {trials_seen}.")
         if self.residency != "disk" and self._resident is None:
             where = self.device if self.residency == "device" else torch.device("cpu")
             self._resident = _Resident(self._shards, self._samples.trials_of(self._order.owned(self._own)), where)
-        return _ahead(lambda k: self._read_ahead(trials_seen, k))
+        return _ahead(lambda k: self._read_ahead(trials_seen, k), self._shards.stop_prefetch)
 
     def once(self) -> Iterator[TrialBatch]:
         """Yield the whole part in ascending order, the last batch short; the same on every rank, so that all agree."""
@@ -109,12 +113,17 @@ class Stream:
     def items_at(self, position: int) -> tuple[I64, I64]:
         """Return this rank's samples of the global batch that begins at a position, and the pass of each.
 
-        They come partition by partition, so that the ranks' parts one after the other are what one rank would have.
+        They come partition by partition, ascending in each, so that the ranks' parts one after the other are what one
+        rank would have, and trials of one shard are read together.
         """
         parts = self._order.partitions
-        partition = np.repeat(np.arange(self._own.start, self._own.stop), self._batch // parts)
-        round_ = np.tile(np.arange(self._batch // parts), len(self._own)) * parts
-        return self._order.items_at(position + (partition - position) % parts + round_)
+        partition_P = np.arange(self._own.start, self._own.stop)
+        first_P = position + (partition_P - position) % parts
+        place_PR = first_P[:, None] + parts * np.arange(self._batch // parts)
+        item_PR, pass_PR = (found.reshape(place_PR.shape) for found in self._order.items_at(place_PR.ravel()))
+        rows_PR = np.argsort(item_PR, axis=1, kind="stable")
+        item_PR, pass_PR = np.take_along_axis(item_PR, rows_PR, 1), np.take_along_axis(pass_PR, rows_PR, 1)
+        return item_PR.ravel(), pass_PR.ravel()
 
     def trials_at(self, position: int) -> I64:
         """Return this rank's trials of the global batch that begins at a position of the endless sequence."""
@@ -271,15 +280,14 @@ def _free_bytes(device: torch.device) -> float:
     return ROOM * float(psutil.virtual_memory().available) / collectives.local_world_size()
 
 
-def _ahead(read: Callable[[int], TrialBatch]) -> Generator[TrialBatch, None, None]:
-    pool = ThreadPoolExecutor(1, thread_name_prefix="stream")
+def _ahead(read: Callable[[int], TrialBatch], ended: Callable[[], None]) -> Generator[TrialBatch, None, None]:
+    pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="stream")
     try:
-        coming = pool.submit(read, 0)
-        k = 0
-        while True:
-            batch = coming.result()
-            k += 1
-            coming = pool.submit(read, k)
+        coming = deque(pool.submit(read, k) for k in range(_THREADS + 1))
+        for k in itertools.count(_THREADS + 1):
+            batch = coming.popleft().result()
+            coming.append(pool.submit(read, k))
             yield batch
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+        ended()

@@ -89,6 +89,7 @@ def protocol_line(report: Mapping[str, Any], averaged: bool = True) -> str:
     protocol = report["protocol"]
     split = {
         "concept": "test concepts no decoder was trained on",
+        "picture": "test pictures no decoder was trained on, of concepts that it was",
         "run": "leave one run out",
         "subject": "leave one subject out",
     }[protocol["split_by"]]

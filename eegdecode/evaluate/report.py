@@ -155,10 +155,11 @@ def concerns(report: Report) -> tuple[str, ...]:
                     f"Control '{control.name}' is above chance ({page.percent(control.value)} against "
                     f"{page.percent(control.chance)})."
                 )
-        if report.data.source.design != "rapid" and report.protocol.split_by == "concept":
-            found.append(
-                f"The design is '{report.data.source.design}': slow drift can give the picture away (Li et al. 2021)."
-            )
+    if report.data.source.design == "block":
+        found.append(
+            "Block design: pictures of one class were shown together, so that slow drift can give the class away "
+            "without any response to a picture (Li et al. 2021). Never compare with scores on a rapid design."
+        )
     for contrast in (*((report.contrast,) if report.contrast else ()), *report.more_contrasts):
         name = " against ".join(contrast.labels)
         if contrast.control_ci95 is not None and contrast.control_ci95[0] > contrast.chance:

@@ -23,6 +23,7 @@ from eegdecode.evaluate.statistics import (
     label_hits,
     pairing_null,
     permutation_p,
+    two_way_interval,
 )
 
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -73,6 +74,8 @@ class RetrievalScore(Section):
     chance_map: Chance
     ci95_top1: Interval
     ci95_top5: Interval
+    ci95_top1_people: Interval | None = None
+    """Of top-1, subjects drawn as well: for new people and new concepts; None for one subject."""
     resampled: str
     """What the interval was drawn over, for example `200 concepts`."""
     p_permutation: Share
@@ -252,6 +255,9 @@ def retrieval_report(
         chance_map=_over_counts(n_relevant_Q, weight_Q, lambda m: metrics.chance_average_precision(n_way, m)),
         ci95_top1=_interval(own[1], concept_Q, subject_Q, seed),
         ci95_top5=_interval(own[5], concept_Q, subject_Q, seed),
+        ci95_top1_people=(
+            two_way_interval(*_tables(own[1], concept_Q, subject_Q), seed=seed) if len(per_subject) > 1 else None
+        ),
         resampled=f"{len(np.unique(concept_Q))} {unit}",
         p_permutation=permutation_p(top1, null_R),
         n_permutations=n_permutations,
@@ -315,19 +321,25 @@ def _equal_subjects(subject_Q: NDArray[Any]) -> Floats:
 
 
 def _interval(own_Q: Floats, concept_Q: NDArray[Any], subject_Q: NDArray[Any], seed: int) -> Interval:
-    concepts, concept_of_Q = np.unique(concept_Q, return_inverse=True)
-    subjects, subject_of_Q = np.unique(subject_Q, return_inverse=True)
-    sum_SU, count_SU = np.zeros((2, len(subjects), len(concepts)))
-    np.add.at(sum_SU, (subject_of_Q, concept_of_Q), own_Q)
-    np.add.at(count_SU, (subject_of_Q, concept_of_Q), 1)
+    sum_SU, count_SU = _tables(own_Q, concept_Q, subject_Q)
 
     def mean_over_subjects(weight_RU: Floats) -> Floats:
         count_RS = weight_RU @ count_SU.T
         share_RS = np.divide(weight_RU @ sum_SU.T, count_RS, out=np.full(count_RS.shape, np.nan), where=count_RS > 0)
         return np.asarray(np.nanmean(share_RS, axis=1))
 
-    low, high = bootstrap_interval(mean_over_subjects, len(concepts), seed=seed)
+    low, high = bootstrap_interval(mean_over_subjects, sum_SU.shape[1], seed=seed)
     return _share(low), _share(high)
+
+
+def _tables(own_Q: Floats, concept_Q: NDArray[Any], subject_Q: NDArray[Any]) -> tuple[Floats, Floats]:
+    """Return sum of hits and number of queries of each subject and concept, (S, U)."""
+    concepts, concept_of_Q = np.unique(concept_Q, return_inverse=True)
+    subjects, subject_of_Q = np.unique(subject_Q, return_inverse=True)
+    sum_SU, count_SU = np.zeros((2, len(subjects), len(concepts)))
+    np.add.at(sum_SU, (subject_of_Q, concept_of_Q), own_Q)
+    np.add.at(count_SU, (subject_of_Q, concept_of_Q), 1)
+    return sum_SU, count_SU
 
 
 def _over_counts(n_relevant_Q: Ints, weight_Q: Floats, chance: Callable[[int], float]) -> float:

@@ -99,6 +99,8 @@ RETRIEVAL = """
   <td class=n>{{ c.ci95|interval }}</td><td class=n>{{ c.chance|percent }}</td><td class=n>–</td></tr>{% endfor %}
 </table></div>
 <p class="note">Mean over subjects; intervals resample {{ s.resampled }}, alike for all subjects, and hold for these subjects.
+{% if s.ci95_top1_people %}With subjects drawn as well, for new people: top-1 within {{ s.ci95_top1_people|interval }}.
+{% endif %}
 Permutation p {{ s.p_permutation|p }} ({{ s.n_permutations }} exchanges of picture labels; smallest possible
 {{ (1 / (s.n_permutations + 1))|p }}).</p>
 <div class="figures">{{ figure('retrieval_bars', px=452) }}{{ figure('repetition_curve', px=452) }}{{ figure('similarity', px=452) }}</div>

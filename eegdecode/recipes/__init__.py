@@ -15,6 +15,7 @@ from eegdecode.config import Experiment
 from eegdecode.recipes.atm import atm, atm_published
 from eegdecode.recipes.block_design import distill, distill_wavelet, neuroimagen
 from eegdecode.recipes.demo import demo
+from eegdecode.recipes.first import bids, eegcvpr40, things_eeg2
 from eegdecode.recipes.muse import muse_gratings, muse_n170
 from eegdecode.recipes.neurobridge import neurobridge, samga
 from eegdecode.recipes.nice import nice, nice_ga, nice_learnt_temperature, nice_sa
@@ -25,6 +26,9 @@ RECIPES: dict[str, Callable[[], Experiment]] = {
     recipe.__name__: recipe
     for recipe in (
         demo,
+        things_eeg2,
+        bids,
+        eegcvpr40,
         muse_gratings,
         muse_n170,
         nice,

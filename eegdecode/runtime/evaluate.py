@@ -46,7 +46,7 @@ def evaluate(experiment: Experiment) -> Report:
     folds = shards.folds
     report = _facts(experiment, shards)
     figures: dict[str, bytes] = {"training": plots.training_curves(_curves(experiment, folds), "validation mAP")}
-    if experiment.protocol.split_by == "concept":
+    if experiment.protocol.split_by in ("concept", "picture"):
         tested = open_tested(experiment, shards, folds[0])
         score, scores_QG = _retrieval(experiment, shards, tested)
         figures |= {"similarity": plots.similarity_matrix(scores_QG), "retrieval_bars": plots.retrieval_bars(score)}

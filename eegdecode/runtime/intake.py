@@ -45,6 +45,13 @@ class RequestError(Exception):
         }
 
 
+_NAMES = {
+    "uV": "microvolt",
+    "whitened": "noise-normalised units (whitened by the session's training trials)",
+    "scaled": "interquartile ranges of each electrode",
+}
+
+
 @dataclass(frozen=True)
 class ModelFact:
     """What a served model is and takes; plain values, so that the HTTP side needs no torch.
@@ -74,6 +81,9 @@ class ModelFact:
     pictures: int
     draws: bool
     plausible_uv: tuple[float, float]
+    unit: str = "uV"
+    """Of the trials: `uV`, or what the shard set's preparation made of it (`whitened`, `scaled`), which is then the
+    sender's to do."""
 
     def public(self) -> dict[str, object]:
         """Return what `GET /v1/models` tells; the bundle's address stays inside."""
@@ -126,8 +136,8 @@ def parse_trials(body: bytes, fact: ModelFact, max_trials: int) -> np.ndarray:
     """
     n_chans = len(fact.channels)
     expected = (
-        f".npy, little-endian float32, C order, (trials, {n_chans} chans, {fact.n_times} times) in microvolt, "
-        f"1 to {max_trials} trials."
+        f".npy, little-endian float32, C order, (trials, {n_chans} chans, {fact.n_times} times) in "
+        f"{_NAMES[fact.unit]}, 1 to {max_trials} trials."
     )
     shape, fortran, dtype, start = _header(body, expected)
     if dtype.hasobject:
@@ -182,7 +192,8 @@ def _check_values(eeg_uv_NCT: np.ndarray, fact: ModelFact) -> None:
     wrong = np.flatnonzero((size_uv_N < low) | (size_uv_N > high))
     if len(wrong):
         detail = f"Trial {wrong[0]} has a median absolute value of {size_uv_N[wrong[0]]:.3g}."
-        raise RequestError(422, "Wrong unit", detail, f"microvolt, {low:g} to {high:g}; multiply volts by 1e6.")
+        hint = "; multiply volts by 1e6" if fact.unit == "uV" else ", as the model's shard set was prepared"
+        raise RequestError(422, "Wrong unit", detail, f"{_NAMES[fact.unit]}, {low:g} to {high:g}{hint}.")
 
 
 def _short(shape: tuple[int, ...]) -> str:

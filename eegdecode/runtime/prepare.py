@@ -85,7 +85,7 @@ def prepare(experiment: Experiment) -> Manifest:
 
 
 def _prepare(experiment: Experiment) -> Manifest:
-    """Read, cut and pack everything an experiment needs, and publish its manifest last.
+    """Return the published manifest of an experiment's set, after making the set unless it is there.
 
     Raises
     ------
@@ -97,17 +97,44 @@ def _prepare(experiment: Experiment) -> Manifest:
     uri, source_digest = places.shards(experiment), digest_of(source, refs, pictures, experiment)
     for finding in source.findings:
         say(f"prepare: {finding}")
-    if storage.exists(storage.join(uri, MANIFEST_NAME)):
-        there = read_manifest(uri)
-        if there.source_digest == source_digest:
-            say(f"prepare: {there.n_trials} trials are there already, in {uri}")
-            return there
+    there = _published(uri)
+    if there is not None and there.source_digest != source_digest:
         say(f"prepare: files of the source changed since {uri} was prepared; it is prepared again")
         storage.delete_prefix(uri)
+    elif there is not None:
+        say(f"prepare: {there.n_trials} trials are there already, in {uri}")
+        return there
+    try:
+        return _pack(experiment, source, refs, pictures, uri, source_digest)
+    except storage.MissingError:
+        # Another job that made the same set cleared away its parts when it published.
+        there = _published(uri)
+        if there is None or there.source_digest != source_digest:
+            raise
+        say(f"prepare: another job published the same {there.n_trials} trials first, in {uri}")
+        return there
+
+
+def _published(uri: str) -> Manifest | None:
+    return read_manifest(uri) if storage.exists(storage.join(uri, MANIFEST_NAME)) else None
+
+
+def _pack(
+    experiment: Experiment,
+    source: Source,
+    refs: list[RecordingRef],
+    pictures: list[Picture],
+    uri: str,
+    source_digest: str,
+) -> Manifest:
+    """Read, cut and pack everything an experiment needs, and publish its manifest last."""
     described = experiment.model_dump_json()
     starts = range(0, len(pictures), PICTURES_PER_SHARD)
     packed: list[tuple[ShardFact, list[str]]] = gather(
-        [_pack_pictures.remote(described, uri, source_digest, k, s) for k, s in enumerate(starts)],
+        [
+            _pack_pictures.remote(described, uri, source_digest, k, s, s + PICTURES_PER_SHARD)
+            for k, s in enumerate(starts)
+        ],
         "prepare: pack pictures",
         "shards",
     )
@@ -201,7 +228,9 @@ def part_uri(uri: str, source_digest: str, name: str) -> str:
 
 
 @ray.remote(num_cpus=1)
-def _pack_pictures(described: str, uri: str, source_digest: str, shard: int, start: int) -> tuple[ShardFact, list[str]]:
+def _pack_pictures(
+    described: str, uri: str, source_digest: str, shard: int, start: int, stop: int
+) -> tuple[ShardFact, list[str]]:
     """Pack one shard of pictures; a class of several images also gets a row for each of them."""
     part = part_uri(uri, source_digest, f"pictures-{shard:06d}.json")
     if storage.exists(part):
@@ -210,7 +239,7 @@ def _pack_pictures(described: str, uri: str, source_digest: str, shard: int, sta
     experiment = Experiment.model_validate_json(described)
     source = open_source(experiment.data.source, experiment.compute.data_uri)
     rows: list[PackedPicture] = []
-    for picture in source.pictures()[start : start + PICTURES_PER_SHARD]:
+    for picture in source.pictures()[start:stop]:
         images = picture.images()
         rows.append(PackedPicture(picture.picture, picture.concept, _mean_image(picture, images)))
         if len(images) > 1:

@@ -87,6 +87,7 @@ class BundleModel:
             pictures=len(loaded.gallery.pictures),
             draws=loaded.drawer is not None,
             plausible_uv=PLAUSIBLE_UV,
+            unit=loaded.fact.unit,
         )
 
     def reconstruct(self, eeg_uv_NCT: np.ndarray, seed: int) -> Drawn:

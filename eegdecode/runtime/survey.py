@@ -6,6 +6,7 @@ from eegdecode.data.shardset import MANIFEST_NAME, read_manifest
 from eegdecode.data.sources import Picture, RecordingRef, open_source
 from eegdecode.runtime import places
 from eegdecode.runtime.prepare import digest_of, part_uri, trials_of
+from eegdecode.runtime.progress import Progress
 from eegdecode.targets import open_tower
 
 
@@ -32,7 +33,7 @@ def survey(experiment: Experiment) -> str:
         f"first recording: {refs[0].key}, {n} trials of {n_chans} electrodes x {n_times} samples at "
         f"{first.sfreq_hz:g} Hz from {first.tmin_s:g} s, in {first.unit}{dropped}",
         *(f"note: {note}" for note in first.notes),
-        f"will write: about {n * len(refs)} trials, {size / 1e9:.2f} GB, to {uri}",
+        f"will write: about {n * len(refs)} trials, {size / 1e9:.2f} GB if all recordings are like it, to {uri}",
         *(f"will write: targets of {t} to {places.targets(experiment, t)}" for t in places.towers(experiment).values()),
     ]
     missing = [f"missing: {problem}" for problem in _problems(experiment, pictures)]
@@ -42,12 +43,15 @@ def survey(experiment: Experiment) -> str:
 def _problems(experiment: Experiment, pictures: list[Picture]) -> list[str]:
     """Return what cannot be opened: pictures, each with its reason, and towers."""
     found: list[str] = []
+    progress = Progress("dry run: open pictures", len(pictures), "pictures")
     for picture in pictures:
         try:
             for image in picture.images():
                 image.close()
         except ValueError as error:
             found.append(str(error))
+        progress.add()
+    progress.close()
     for tower in places.towers(experiment).values():
         try:
             open_tower(tower, experiment.compute.weights_uri)

@@ -268,6 +268,7 @@ def make_bundle(
             sfreq_hz=facts.sfreq_hz,
             tmin_s=facts.tmin_s,
             n_times=facts.n_times,
+            unit=facts.unit,
             target=shards.target.manifest.target,
             heads={name: _length(head) for name, head in decoder.heads.items()},
             step=step,

@@ -55,11 +55,10 @@ def ours(folder: Path, out: Path) -> int:
     (ref,) = source.recordings()
     trials = cut(source.read(ref), SPEC)
     table = trials.table.assign(key=[f"{ref.key}_{event:05d}" for event in trials.table["event"]])
-    no_target_ND = np.zeros((len(table), 1), np.float32)
     for shard, start in enumerate(range(0, len(table), PER_SHARD)):
         of = slice(start, start + PER_SHARD)
         name = f"trials-{shard:03d}"
-        shards.write_trial_shard(str(out), name, trials.eeg_uv_NCT[of], no_target_ND[of], table.iloc[of])
+        shards.write_trial_shard(str(out), name, trials.eeg_uv_NCT[of], table.iloc[of])
     return len(table)
 
 

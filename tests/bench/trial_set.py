@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 from PIL import Image
 
-from eegdecode.batch import FileFact, Fold, Manifest, SourceFact, TargetFact
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from eegdecode.batch import Fold
 from eegdecode.data import shards
 from eegdecode.data.stream import open_stream
+from tests.writers import shard_set
 
 IMPORTED_S = time.monotonic()
 PER_SHARD, BATCH = 2000, 256
@@ -26,61 +28,27 @@ def publish(folder: Path, eeg_uv_NCT: np.ndarray, target_ND: np.ndarray) -> list
 
     The last trial is the test part, which a fold must have.
     """
-    uri, n = str(folder), len(eeg_uv_NCT)
+    uri, n = str(folder / "eeg"), len(eeg_uv_NCT)
     rows = np.arange(n)
     run = np.array([f"{row // PER_SHARD:02d}" for row in rows], dtype=object)
     run[-1] = "99"
-    table = pd.DataFrame(
-        {
-            "trial": rows,
-            "key": [f"trial_{row:06d}" for row in rows],
-            "recording": "rec",
-            "subject": "01",
-            "session": "01",
-            "run": run,
-            "position": rows,
-            "event": rows,
-            "picture": [f"picture_{row:06d}" for row in rows],
-            "picture_row": rows,
-            "concept": "concept",
-            "repetition": 0,
-            "onset_s": rows * 0.2,
-        }
-    )
+    table = shard_set.trial_table(n, rows, run=run)
     image = Image.new("RGB", (8, 8))
-    pictures = [(picture, "concept", image) for picture in table["picture"]]
-    trial_facts, picture_facts = [], []
-    for start in range(0, n, PER_SHARD):
-        of = slice(start, start + PER_SHARD)
-        name = f"{start // PER_SHARD:06d}"
-        trial_facts.append(
-            shards.write_trial_shard(uri, f"trials-{name}", eeg_uv_NCT[of], target_ND[of], table.iloc[of])
-        )
-        picture_facts.append(shards.write_picture_shard(uri, f"pictures-{name}", pictures[of], target_ND[of]))
-    runs = sorted({f"01_01_{value}" for value in run})
-    manifest = Manifest(
-        source=SourceFact(name="bench", licence="none", citation="none", design="rapid", truth="picture"),
-        sfreq_hz=250.0,
-        tmin_s=0.0,
-        n_times=eeg_uv_NCT.shape[2],
-        channels=tuple(f"E{c}" for c in range(eeg_uv_NCT.shape[1])),
-        target=TargetFact(tower="none", layer="none", revision="0", preprocessing="none", dim=target_ND.shape[1]),
-        trials=tuple(trial_facts),
-        pictures=tuple(picture_facts),
-        table=FileFact(name="table.parquet", size_bytes=0, sha256=""),
-        folds=(Fold(name="all", by="run", train=tuple(runs[:-1]), val=(), test=(runs[-1],)),),
-        n_trials=n,
-        n_pictures=n,
-        config_digest="bench",
-    )
+    pictures = [shards.PackedPicture(f"p{row}", f"c{row}", image) for row in rows]
+    per_shard = [PER_SHARD] * (n // PER_SHARD)
+    manifest = shard_set.write_set(uri, eeg_uv_NCT, table, per_shard, pictures, PER_SHARD)
     shards.publish(uri, manifest, table)
-    return [folder / fact.tar.name for fact in trial_facts]
+    shard_set.publish_targets(str(folder / "targets"), manifest, [p.picture for p in pictures], target_ND)
+    targets = sorted((folder / "targets").glob("*.tar"))
+    return [*(folder / "eeg" / fact.tar.name for fact in manifest.trials), *targets]
 
 
 def opened(uri: str, cache_dir: str | None = None) -> tuple[shards.ShardSet, Any]:
     """Return an opened set, checked as a training run checks it, and the stream over its training part."""
-    trials = shards.open_shards(uri, cache_dir=cache_dir)
-    return trials, open_stream(trials, trials.manifest.folds[0], "train", BATCH, seed=0, rank=0, world=1)
+    trials = shards.open_shards(f"{uri}/eeg", cache_dir=cache_dir, targets={"": f"{uri}/targets"})
+    runs = tuple(f"01_01_{shard:02d}" for shard in range(len(trials.manifest.trials)))
+    fold = Fold(name="all", by="run", train=runs, val=(), test=("01_01_99",))
+    return trials, open_stream(trials, fold, "train", BATCH, seed=0, rank=0, world=1)
 
 
 def read(stream: Any, steps: int) -> int:

@@ -10,11 +10,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import ray
 
 from eegdecode import storage
+from eegdecode.batch import TargetManifest
 from eegdecode.config import Experiment
 from eegdecode.data.epochs import cut
-from eegdecode.data.shardset import read_manifest
+from eegdecode.data.shardset import read_manifest, read_signed
 from eegdecode.data.sources import open_source
 from eegdecode.data.whiten import fit_mvnn
 from eegdecode.recipes import RECIPES
@@ -71,15 +73,24 @@ def prepared(address: str, made: Experiment) -> str:
     return out
 
 
+def both(address: str, made: Experiment) -> list[str]:
+    """Two jobs at once, with one place to publish at."""
+    jobs = [start(address, made) for _ in range(2)]
+    outs = [job.communicate(timeout=400)[0] for job in jobs]
+    assert [job.returncode for job in jobs] == [0, 0], "\n".join(outs)
+    return outs
+
+
 def content(uri: str) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in Path(uri).iterdir()}
+    """Every file by name; `parts` may be left by the slower of two jobs and is no part of a set."""
+    return {path.name: path.read_bytes() for path in Path(uri).iterdir() if path.is_file()}
 
 
-def test_a_killed_job_goes_on_in_another_process_to_the_same_bytes(
+def test_a_killed_job_and_two_at_once_publish_the_same_bytes(
     ray_cluster: cluster.ClusterAddress, recordings: Path, tmp_path: Path
 ) -> None:
     whole = experiment(recordings, tmp_path / "whole")
-    prepared(ray_cluster.address, whole)
+    both(ray_cluster.address, whole)
     broken = experiment(recordings, tmp_path / "broken")
     parts = Path(places.shards(broken)) / "parts"
     job = start(ray_cluster.address, broken)
@@ -130,6 +141,34 @@ def test_noise_normalisation_comes_from_training_trials_of_the_session(
         want_NCT = np.clip(white_CC @ trials.eeg_uv_NCT, -4, 4)
         rows = np.flatnonzero(shards.table["recording"] == ref.key)
         np.testing.assert_allclose(shards.gather(rows), want_NCT, rtol=2e-3, atol=2e-3)
+
+
+def test_targets_that_were_made_are_not_made_again(
+    ray_cluster: cluster.ClusterAddress, recordings: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As after a crash: one shard is finished and noted, the other and the manifest are not there."""
+    from eegdecode.runtime import prepare, targets
+
+    monkeypatch.setattr(prepare, "PICTURES_PER_SHARD", 30)
+    made = experiment(recordings, tmp_path)
+    cluster.connect(ray_cluster.address)
+    try:
+        manifest = prepare.prepare(made)
+        uri = Path(places.targets(made, "gabor"))
+        want = content(str(uri))
+        assert len([name for name in want if name.endswith(".tar")]) == 2
+        facts = read_signed(str(uri), TargetManifest).shards
+        parts = uri / "parts" / manifest.pictures_digest[:12]
+        parts.mkdir(parents=True)
+        (parts / "000000.json").write_text(facts[0].model_dump_json())
+        for name in ("manifest.json", "targets-000001.tar", "targets-000001.index.npz"):
+            (uri / name).unlink()
+        written = (uri / "targets-000000.tar").stat().st_mtime_ns
+        targets.embed(made)
+    finally:
+        ray.shutdown()
+    assert content(str(uri)) == want
+    assert (uri / "targets-000000.tar").stat().st_mtime_ns == written
 
 
 def test_changed_files_are_prepared_again(ray_cluster: cluster.ClusterAddress, tmp_path: Path) -> None:

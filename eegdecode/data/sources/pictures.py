@@ -14,7 +14,7 @@ FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF")
 """What stimuli come in. Pillow knows fifty more, some of which start other programs or unpack with old libraries."""
 
 
-def open_picture(source: Path | bytes, picture: str) -> Image.Image:
+def open_picture(source: Path | bytes, picture: str, formats: tuple[str, ...] = FORMATS) -> Image.Image:
     """Return a picture in RGB; 16 bits a channel become 8, and transparency is dropped.
 
     What the header says is looked at before anything is decoded.
@@ -25,6 +25,8 @@ def open_picture(source: Path | bytes, picture: str) -> Image.Image:
         Its file or the content of one.
     picture
         What messages call it.
+    formats
+        What it may come in, by Pillow's names.
 
     Raises
     ------
@@ -38,7 +40,7 @@ def open_picture(source: Path | bytes, picture: str) -> Image.Image:
             f"picture '{picture}' {'must be a file' if source.exists() else 'does not exist'}: '{source}'."
         )
     try:
-        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=FORMATS) as image:
+        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=formats) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise PictureError(
                     f"{where} must have at most {MAX_PIXELS} pixels, says it has {image.width} x {image.height}."
@@ -55,7 +57,7 @@ def open_picture(source: Path | bytes, picture: str) -> Image.Image:
     except Image.DecompressionBombError as error:
         raise PictureError(f"{where} must have at most {MAX_PIXELS} pixels ({error}).") from error
     except UnidentifiedImageError as error:
-        raise PictureError(f"{where} does not decode: it must be one of {', '.join(FORMATS)}.") from error
+        raise PictureError(f"{where} does not decode: it must be one of {', '.join(formats)}.") from error
     # What comes out of a decoder on a broken picture depends on where it broke.
     except Exception as error:
         raise PictureError(f"{where} does not decode ({error}).") from error

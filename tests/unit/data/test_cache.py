@@ -9,6 +9,7 @@ import resource
 import shutil
 import signal
 import subprocess
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -343,3 +344,57 @@ def test_the_folder_of_its_own_is_this_users(tmp_path: Path, monkeypatch):
     folder.symlink_to(tmp_path)
     with pytest.raises(ValueError, match=r"must belong to this user.*compute\.cache_dir"):
         folder_for("")
+
+
+def test_a_copy_that_gets_its_name_while_others_count_is_counted_once(folder: Path, publish, monkeypatch):
+    cache = Cache(folder, limit_bytes=2 * SIZE)
+    a, b, c = (publish(f"{name}.tar") for name in "abc")
+    named, counted = threading.Event(), threading.Event()
+    settle, left_behind = storage.settle, cache_module._left_behind
+
+    def late(temporary: Path, target: Path) -> None:
+        if "a.tar" in target.name:
+            assert counted.wait(30)
+        settle(temporary, target)
+        named.set()
+
+    def slow(temporary: Path) -> bool:
+        # The file was listed; now it gets its name, and is gone from where it was.
+        counted.set()
+        assert named.wait(30)
+        return left_behind(temporary)
+
+    monkeypatch.setattr(storage, "settle", late)
+    first = threading.Thread(target=lambda: cache.hold(*a))
+    first.start()
+    wait_for(lambda: bool(temporaries(folder)) and temporaries(folder)[0].stat().st_size == SIZE)
+    monkeypatch.setattr(cache_module, "_left_behind", slow)
+    copies, underway_bytes = Cache(folder)._contents()
+    first.join(30)
+    assert sum(size for _, size in copies) + underway_bytes == SIZE
+    cache.hold(*b)
+    with pytest.raises(CacheFullError):
+        cache.lease(*c)
+
+
+def test_what_was_to_be_fetched_ahead_can_be_dropped(folder: Path, publish, monkeypatch):
+    cache, go_on = Cache(folder), threading.Event()
+    items = [publish(f"{name}.tar") for name in "abcdefgh"]
+    fill, begun = storage.fill, []
+
+    def slow(path: Path, uri: str, *rest: object, **more: object) -> None:
+        begun.append(uri)
+        assert go_on.wait(30)
+        fill(path, uri, *rest, **more)
+
+    monkeypatch.setattr(storage, "fill", slow)
+    cache.prefetch(items)
+    wait_for(lambda: len(begun) == 4)
+    cache.stop_prefetch()
+    go_on.set()
+    wait_for(lambda: len(names(folder)) == 4 and not temporaries(folder))
+    assert sorted(begun) == [uri for uri, _ in items[:4]]
+    # Asked for again, it begins again.
+    cache.prefetch(items)
+    wait_for(lambda: len(names(folder)) == 8)
+    cache.close()

@@ -47,6 +47,12 @@ def make_image(row: int) -> Image.Image:
     return Image.fromarray(np.random.default_rng(row).integers(0, 255, (9, 11, 3), dtype=np.uint8))
 
 
+def png_of(image: Image.Image) -> bytes:
+    file = io.BytesIO()
+    image.save(file, format="PNG")
+    return file.getvalue()
+
+
 FOLD = Fold(name="concepts", by="concept", train=("concept0",), val=("concept1",), test=("concept2",))
 IDS = [f"shape/{row}.png" for row in range(N_PICTURES)]
 
@@ -319,8 +325,19 @@ def test_a_picture_that_does_not_decode_is_named(copied: Path, tmp_path: Path):
     with (copied / "pictures-0.tar").open("r+b") as file:
         file.seek(int(index.offset_NF[2, index.column("png")]))
         file.write(b"\0" * 60)
-    with pytest.raises(ValueError, match=r"picture 'shape/2\.png' \(row 2\) does not decode"):
+    with pytest.raises(ValueError, match=r"picture 'shape/2\.png' does not decode: it must be one of PNG"):
         opened.picture_images([0, 2])
+
+
+def test_a_picture_of_a_set_from_others_is_looked_at_before_it_is_decoded(tmp_path: Path, monkeypatch):
+    uri = str(tmp_path / "set")
+    # Few bytes, and 192 MB once decoded. Our own writer never writes what others may.
+    large = png_of(Image.new("1", (8001, 8000)))
+    monkeypatch.setattr(shards, "_png", lambda picture, image: large)
+    manifest, table = write_set(uri)
+    shards.publish(uri, manifest, table)
+    with pytest.raises(ValueError, match=r"picture 'shape/3\.png' must have at most 64000000 pixels.* 8001 x 8000"):
+        shards.open_shards(uri).picture_images([3])
 
 
 @pytest.mark.parametrize(

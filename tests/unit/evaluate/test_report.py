@@ -280,6 +280,18 @@ def test_concerns_name_what_a_control_found() -> None:
     assert "best possible observer" in concerns(report.with_section(retrieval=beyond))[0]
 
 
+def test_a_block_design_is_said_whatever_the_split() -> None:
+    report, _ = synthetic_report()
+    assert not [said for said in concerns(report) if "Block design" in said]
+    source = report.data.source.model_copy(update={"design": "block"})
+    for split_by in ("concept", "picture", "run"):
+        protocol = report.protocol.model_copy(update={"split_by": split_by})
+        data = report.data.model_copy(update={"source": source})
+        blocked = report.model_copy(update={"data": data, "protocol": protocol})
+        assert [said for said in concerns(blocked) if said.startswith("Block design: pictures of one class")]
+        assert "Block design: pictures of one class" in text_of(render(blocked, {}))
+
+
 def test_unknown_figure_and_missing_summary_are_refused(tmp_path: Path) -> None:
     report, _ = synthetic_report()
     with pytest.raises(ValueError, match="figure 'pie' must be one of"):

@@ -88,6 +88,11 @@ def test_headline_is_the_mean_over_subjects_and_pairs_by_name() -> None:
     assert score.per_subject["a"].top1 == 1
     assert score.per_subject["b"].top1 == 0
     assert score.top1 == pytest.approx(0.5)
+    # Concepts agree, so drawing them says nothing; drawing two people who differ this much says all.
+    assert score.ci95_top1_people == pytest.approx((0, 1))
+    assert retrieval_report(
+        perfect, names, names, ["a"] * 20, names, n_permutations=50, seed=0
+    ).ci95_top1_people is None  # fmt: skip
     # Queries and candidates in any order: names decide, not rows.
     q, g = rng.permutation(80), rng.permutation(20)
     other = retrieval_report(
