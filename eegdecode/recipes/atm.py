@@ -3,7 +3,7 @@
 import math
 
 from eegdecode.config import Compute, Encoder, Experiment, Loss, LossTerm, Protocol, Search, Targets
-from eegdecode.recipes.things_eeg2 import PICTURES, REPETITIONS, course, raw
+from eegdecode.recipes.published import PICTURES, REPETITIONS, course, raw
 
 _BATCH = 64
 _CLIP = "open_clip:ViT-H-14:laion2b_s32b_b79k"

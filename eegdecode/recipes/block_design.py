@@ -17,7 +17,7 @@ from eegdecode.config import (
     Stream,
     Targets,
 )
-from eegdecode.recipes.things_eeg2 import course
+from eegdecode.recipes.published import course
 
 _PICTURES = 1600
 """Training pictures of a person: about 80 of 100 of 40 classes of 50."""

@@ -13,7 +13,7 @@ from eegdecode.config import (
     Stream,
     Targets,
 )
-from eegdecode.recipes.things_eeg2 import PICTURES, POSTERIOR, course, raw
+from eegdecode.recipes.published import PICTURES, POSTERIOR, course, raw
 from eegdecode.recipes.ubp import SOFTPLUS_TEMPERATURE
 
 _LAYERS = (20, 24, 28, 32, 36)

@@ -1,7 +1,7 @@
 """NICE (Song et al., ICLR 2024) and its two mixings of electrodes."""
 
 from eegdecode.config import Compute, Encoder, Experiment, Loss, Protocol, Search, Stream, Targets
-from eegdecode.recipes.things_eeg2 import PICTURES, PICTURES_PER_CONCEPT, course, raw
+from eegdecode.recipes.published import PICTURES, PICTURES_PER_CONCEPT, course, raw
 
 _BATCH = 1000
 _VALIDATION_CONCEPTS = 74

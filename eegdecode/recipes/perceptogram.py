@@ -14,7 +14,7 @@ from eegdecode.config import (
     Targets,
     ThingsEeg2Data,
 )
-from eegdecode.recipes.things_eeg2 import SUBJECTS
+from eegdecode.recipes.published import SUBJECTS
 
 _CLIP = "open_clip:ViT-H-14:laion2b_s32b_b79k"
 _UNCLIP = "stabilityai/stable-diffusion-2-1-unclip"

@@ -16,7 +16,7 @@ from eegdecode.config import (
     Targets,
     ThingsEeg2Data,
 )
-from eegdecode.recipes.things_eeg2 import PICTURES, POSTERIOR, SUBJECTS, course
+from eegdecode.recipes.published import PICTURES, POSTERIOR, SUBJECTS, course
 
 SOFTPLUS_TEMPERATURE = 1 / math.log1p(math.exp(math.log(1 / 0.07)))
 """What UBP's and NeuroBridge's scale of softplus(ln(1 / 0.07)) = 2.727 is as a temperature."""

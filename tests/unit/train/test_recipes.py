@@ -38,6 +38,9 @@ SMALL: dict[str, Any] = {
 """For all of them; the course of a paper would take hours."""
 ALSO: dict[str, dict[str, Any]] = {
     "demo": {"targets.project": 8, "protocol.n_val": 3, "schedule.lr": 1e-5},
+    "things_eeg2": {"targets.project": 8, "protocol.n_val": 3, "schedule.lr": 1e-5},
+    "bids": {"targets.project": 8, "protocol.n_val": 3, "schedule.lr": 1e-5},
+    "eegcvpr40": {"targets.project": 8, "protocol.n_val": 3, "schedule.lr": 1e-5},
     "muse_gratings": {},
     "muse_n170": {},
     "nice": {"protocol.n_val": 3},
@@ -380,5 +383,5 @@ def test_the_scale_of_ubp_is_that_of_the_golden_case() -> None:
 
 
 def test_every_published_recipe_is_held_against_its_paper() -> None:
-    own = {"demo", "muse_gratings", "muse_n170", "ubp_fixed_blur"}
+    own = {"demo", "things_eeg2", "bids", "eegcvpr40", "muse_gratings", "muse_n170", "ubp_fixed_blur"}
     assert set(RECIPES) == set(PAPERS) | own
