@@ -1,4 +1,4 @@
-"""What recipes of papers share: the course of training, and THINGS-EEG2 as most of them take it (Gifford et al., 2022)."""
+"""What recipes of papers share: the course of training, and THINGS-EEG2 as most take it (Gifford et al., 2022)."""
 
 from eegdecode.config import Data, Epochs, Schedule, ThingsEeg2Data
 
