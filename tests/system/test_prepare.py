@@ -203,7 +203,7 @@ def test_dry_run_says_what_is_found_and_what_is_missing(recordings: Path, tmp_pa
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=200)
     assert done.returncode == 0, done.stderr
     lines = done.stdout[done.stdout.index("source: ") :].splitlines()
-    assert lines[0].startswith("source: THINGS-EEG2 (rapid design")
+    assert lines[0].startswith("source: things_eeg2 (rapid design")
     assert lines[1] == "found: 8 recordings of 2 subjects, 42 pictures of 18 concepts"
     assert any(line.startswith("first recording: sub-01_ses-01_") for line in lines)
     assert any("will write: about" in line and places.shards(made) in line for line in lines)
