@@ -59,7 +59,7 @@ _WAIT_S = 0.2
 _SLOW_DOWN_S = 1.0
 _LONGEST_WAIT_S = 20.0
 # Whole shards travel in parallel parts; what is smaller in one request. The store refuses upload parts below 5 MiB.
-_GET_BYTES = 16 << 20
+_GET_BYTES = 64 << 20
 _PUT_BYTES = 16 << 20
 _MOST_PARTS = 10_000
 _THREADS = 8

@@ -13,11 +13,13 @@ import shutil
 import tempfile
 import threading
 import time
+import uuid
 import weakref
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from functools import cache
 from itertools import accumulate
 from pathlib import Path
 from types import TracebackType
@@ -29,7 +31,7 @@ from eegdecode.storage import StorageError
 _NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,180}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _COPY = re.compile(r"[0-9a-f]{32}-.+")
-_STAMP_BYTES = 80
+_STAMP_BYTES = 128
 _THREADS = 4
 # How long to wait for another process that fetches the same file, or is about to make room.
 _WAIT_S = 3600.0
@@ -214,7 +216,7 @@ class Cache:
                 old.unlink(missing_ok=True)
             self._reserve(temporary, fact)
             storage.fill(temporary, uri, fact.sha256, fact.size_bytes, written=str(path))
-            storage.settle(temporary, path)
+            _named(temporary, path)
             _stamp(path, used)
         finally:
             temporary.unlink(missing_ok=True)
@@ -339,9 +341,23 @@ def _stamp(path: Path, used: int) -> None:
     os.pwrite(used, _identity(path), 0)
 
 
+def _named(temporary: Path, path: Path) -> None:
+    """Give a copy its name, unflushed: after a loss of power it is hashed again, as a stamp is of one boot."""
+    temporary.replace(path)
+
+
 def _identity(path: Path) -> bytes:
     status = path.stat()
-    return f"{status.st_ino} {status.st_size} {status.st_mtime_ns}".encode().ljust(_STAMP_BYTES)
+    return f"{status.st_ino} {status.st_size} {status.st_mtime_ns} {_boot()}".encode().ljust(_STAMP_BYTES)
+
+
+@cache
+def _boot() -> str:
+    """Return what names this start of the machine; where nothing does, no stamp outlives this process."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return uuid.uuid4().hex
 
 
 def _allocated(temporary: Path, size_bytes: int) -> bool:

@@ -10,7 +10,6 @@ import threading
 from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate
 from pathlib import Path
@@ -144,29 +143,52 @@ def test_trials(shards: "ShardSet", fold: Fold) -> np.ndarray:
     return np.flatnonzero(shards.part_of(fold) == TEST).astype(np.int64)
 
 
-@dataclass(frozen=True)
 class TargetSet:
     """One tower's targets for the pictures of a shard set.
 
     Attributes
     ----------
-    target_PD
-        Float32, one row a picture in the order of the set, as the tower made it.
+    manifest
+        What was published.
     """
 
-    manifest: TargetManifest
-    target_PD: np.ndarray
+    def __init__(self, manifest: TargetManifest, files: "Files") -> None:
+        self.manifest, self._files = manifest, files
+        files.prefetch(file for fact in manifest.shards for file in (fact.index, fact.tar))
+
+    @cached_property
+    def target_PD(self) -> np.ndarray:
+        """Float32, one row a picture in the order of the set, as the tower made it; read when it is first needed.
+
+        Raises
+        ------
+        ValueError
+            If a file is not what was published.
+        """
+        manifest = self.manifest
+        target_PD = np.empty((manifest.n_pictures, manifest.target.dim), np.float32)
+        row = 0
+        for fact in manifest.shards:
+            shard = _Shard(self._files, fact, _Array("target.npy", "<f4", (manifest.target.dim,)))
+            shard.copy(np.arange(shard.n), target_PD[row : row + shard.n])
+            row += shard.n
+            shard.close()
+        if row != manifest.n_pictures:
+            raise ValueError(
+                f"{self._files.uri}: the shards must hold {manifest.n_pictures} targets, got {row}. Make them again."
+            )
+        return target_PD
 
 
 def open_targets(
     uri: str, pictures: Manifest, cache_dir: str | None = None, cache_bytes: int | None = None
 ) -> TargetSet:
-    """Open a published target set and hold it against the pictures it is asked for.
+    """Open a published target set, and hold it against the pictures it is asked for.
 
     Raises
     ------
     ValueError
-        If it is not what was published, or was made for other pictures.
+        If it was made for other pictures, or its manifest is not what was published.
     """
     manifest = read_signed(uri, TargetManifest)
     if (manifest.pictures_digest, manifest.n_pictures) != (pictures.pictures_digest, pictures.n_pictures):
@@ -175,17 +197,7 @@ def open_targets(
             f"({pictures.pictures_digest[:12]}), got {manifest.n_pictures} ({manifest.pictures_digest[:12]}): the "
             "pictures changed since. Run jobs/targets.py again."
         )
-    files = Files(uri, cache_dir, cache_bytes, verify=True)
-    target_PD = np.empty((manifest.n_pictures, manifest.target.dim), np.float32)
-    row = 0
-    for fact in manifest.shards:
-        shard = _Shard(files, fact, _Array("target.npy", "<f4", (manifest.target.dim,)))
-        shard.copy(np.arange(shard.n), target_PD[row : row + shard.n])
-        row += shard.n
-        shard.close()
-    if row != manifest.n_pictures:
-        raise ValueError(f"{uri}: the shards must hold {manifest.n_pictures} targets, got {row}. Make them again.")
-    return TargetSet(manifest, target_PD)
+    return TargetSet(manifest, Files(uri, cache_dir, cache_bytes, verify=True))
 
 
 class Files:

@@ -56,7 +56,7 @@ def open_set(uri: str, cache: str | None = None, **options: object) -> shards.Sh
 def test_objects_come_back_as_written(bucket: str, tmp_path: Path):
     uri = f"s3://{bucket}/deep/folder"
     # Above the size at which parts travel in parallel.
-    large = np.random.default_rng(0).bytes((33 << 20) + 17)
+    large = np.random.default_rng(0).bytes((65 << 20) + 17)
     (tmp_path / "large").write_bytes(large)
     storage.upload(tmp_path / "large", storage.join(uri, "large.bin"))
     storage.write_bytes(storage.join(uri, "small.bin"), b"small")

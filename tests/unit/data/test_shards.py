@@ -163,8 +163,9 @@ def test_a_spoilt_target_is_found_and_another_set_is_not_overwritten(published: 
     content = bytearray((tmp_path / "targets-1.tar").read_bytes())
     content[700] ^= 1
     (tmp_path / "targets-1.tar").write_bytes(content)
+    opened = shards.open_shards(str(published), targets={"": str(tmp_path)})
     with pytest.raises(ValueError, match=r"targets-1\.tar was altered"):
-        shards.open_shards(str(published), targets={"": str(tmp_path)})
+        opened.target_PD  # noqa: B018
 
 
 def test_webdataset_reads_our_shards(published: Path):
