@@ -5,10 +5,13 @@ Shape letters: B batch, C chan, T time, D embedding, P picture, N samples of a s
 
 import hashlib
 import json
+import math
+import mmap
 import re
 import threading
+import weakref
 from bisect import bisect_right
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from itertools import accumulate
@@ -36,6 +39,8 @@ TABLE_NAME = "table.parquet"
 _PARTS = {"train": TRAIN, "val": VAL}
 _ROWS = 1 << 18
 """Rows of the table that are read at a time."""
+_KEPT_BATCHES = 8
+"""Batches whose memory is kept to be used again."""
 _KEPT_SHARE = 0.8
 """Share of a node's cache that its processes may keep open between two reads, all together; the rest is for what
 comes and goes, so that none of them waits for room that another one keeps."""
@@ -285,6 +290,7 @@ class ShardSet:
         # Opened shards, the one used last at the end.
         self._open: OrderedDict[str, _Shard] = OrderedDict()
         self._open_bytes = 0
+        self._memory = _Memory()
         self._lock = threading.Lock()
 
     @cached_property
@@ -405,7 +411,7 @@ class ShardSet:
         strides = {shard.stride for shard, _, _ in parts}
         if len(strides) == 1 and (stride := strides.pop()):
             # Whole samples in one call a shard, of which the EEG is a view: it needs no interpreter's lock.
-            buffer_BX = np.empty((len(trials), stride), np.uint8)
+            buffer_BX = self._memory.array((len(trials), stride))
             for shard, rows, samples in parts:
                 shard.take(samples, buffer_BX[rows])
             flat_BX = buffer_BX[:, : 2 * shape_CT[0] * shape_CT[1]].view("<f2")
@@ -513,6 +519,27 @@ class ShardSet:
         shard = self._open.popitem(last=False)[1]
         self._open_bytes -= shard.n_bytes
         shard.close()
+
+
+class _Memory:
+    """Memory of batches that nobody looks at any more, used again: fresh memory costs as much as a copy into it."""
+
+    def __init__(self) -> None:
+        self._free: deque[mmap.mmap] = deque(maxlen=_KEPT_BATCHES)
+
+    def array(self, shape: tuple[int, ...]) -> np.ndarray:
+        """Return an array of bytes, whose memory comes back when the last view of it is gone."""
+        size = math.prod(shape)
+        try:
+            memory = self._free.pop()
+        except IndexError:
+            memory = mmap.mmap(-1, size)
+        if len(memory) != size:
+            memory = mmap.mmap(-1, size)
+        # Views of it have this array as their base and not the memory, so it outlives them all.
+        array = np.frombuffer(memory, np.uint8)
+        weakref.finalize(array, self._free.append, memory).atexit = False
+        return array.reshape(shape)
 
 
 class _Array(NamedTuple):

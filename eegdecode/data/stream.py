@@ -8,6 +8,7 @@ import itertools
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
 from typing import Literal
 
 import numpy as np
@@ -26,6 +27,8 @@ ROOM = 0.6
 """Share of the free memory that resident trials may take."""
 _LOAD_TRIALS = 4096
 _AHEAD_STEPS = 32
+_BLOCK = 16
+"""Batches whose samples are worked out together."""
 _THREADS = 2
 """That read ahead, a batch each."""
 
@@ -102,7 +105,16 @@ class Stream:
         if self.residency != "disk" and self._resident is None:
             where = self.device if self.residency == "device" else torch.device("cpu")
             self._resident = _Resident(self._shards, self._samples.trials_of(self._order.owned(self._own)), where)
-        return _ahead(lambda k: self._read_ahead(trials_seen, k), self._shards.stop_prefetch)
+        # Some batches' samples at a time, kept until both threads are past them.
+        items = lru_cache(maxsize=4)(lambda block: self._items_of(trials_seen + block * _BLOCK * self._batch, _BLOCK))
+
+        def read(k: int) -> TrialBatch:
+            self._prefetch(trials_seen, k)
+            item_SB, pass_SB = items(k // _BLOCK)
+            gather = self._resident.gather if self._resident else self._shards.gather
+            return self._batch_of(item_SB[k % _BLOCK], pass_SB[k % _BLOCK], gather)
+
+        return _ahead(read, self._shards.stop_prefetch)
 
     def once(self) -> Iterator[TrialBatch]:
         """Yield the whole part in ascending order, the last batch short; the same on every rank, so that all agree."""
@@ -116,24 +128,24 @@ class Stream:
         They come partition by partition, ascending in each, so that the ranks' parts one after the other are what one
         rank would have, and trials of one shard are read together.
         """
+        item_SB, pass_SB = self._items_of(position, 1)
+        return item_SB[0], pass_SB[0]
+
+    def _items_of(self, position: int, steps: int) -> tuple[I64, I64]:
+        """Return what `items_at` does for some batches in a row, (steps, samples): much cheaper than one by one."""
         parts = self._order.partitions
-        partition_P = np.arange(self._own.start, self._own.stop)
-        first_P = position + (partition_P - position) % parts
-        place_PR = first_P[:, None] + parts * np.arange(self._batch // parts)
-        item_PR, pass_PR = (found.reshape(place_PR.shape) for found in self._order.items_at(place_PR.ravel()))
-        rows_PR = np.argsort(item_PR, axis=1, kind="stable")
-        item_PR, pass_PR = np.take_along_axis(item_PR, rows_PR, 1), np.take_along_axis(pass_PR, rows_PR, 1)
-        return item_PR.ravel(), pass_PR.ravel()
+        start_S11 = position + self._batch * np.arange(steps)[:, None, None]
+        partition_P1 = np.arange(self._own.start, self._own.stop)[:, None]
+        place_SPR = start_S11 + (partition_P1 - start_S11) % parts + parts * np.arange(self._batch // parts)
+        item_SPR, pass_SPR = (found.reshape(place_SPR.shape) for found in self._order.items_at(place_SPR.ravel()))
+        rows_SPR = np.argsort(item_SPR, axis=2, kind="stable")
+        item_SPR, pass_SPR = (np.take_along_axis(found, rows_SPR, 2) for found in (item_SPR, pass_SPR))
+        return item_SPR.reshape(steps, -1), pass_SPR.reshape(steps, -1)
 
     def trials_at(self, position: int) -> I64:
         """Return this rank's trials of the global batch that begins at a position of the endless sequence."""
         trials_BR, _ = self._samples.members(*self.items_at(position))
         return trials_BR[:, 0]
-
-    def _read_ahead(self, trials_seen: int, k: int) -> TrialBatch:
-        self._prefetch(trials_seen, k)
-        gather = self._resident.gather if self._resident else self._shards.gather
-        return self._batch_of(*self.items_at(trials_seen + k * self._batch), gather)
 
     def _prefetch(self, trials_seen: int, k: int) -> None:
         """Have shards fetched before they are needed: all of this rank's at the start, or a window's at a time."""

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 import webdataset
 from PIL import Image
 
@@ -112,6 +113,27 @@ def test_gather_returns_what_was_written(published: Path):
         np.testing.assert_array_equal(np.asarray(image), np.asarray(make_image(row)))
     with pytest.raises(ValueError, match="0 to 15, got 3 to 16"):
         opened.gather(np.array([3, 16]))
+
+
+def test_memory_of_a_batch_is_used_again_only_when_nobody_looks_at_it(published: Path):
+    opened, eeg_uv_NCT = shards.open_shards(str(published)), make_arrays()[0].astype(np.float16)
+    rng = np.random.default_rng(0)
+    held = []
+    for k in range(50):
+        trials = np.sort(rng.integers(0, 16, 7))
+        eeg_BCT = opened.gather(trials)
+        # Views of views, tensors, and single rows: each alone must keep the memory.
+        kept = (eeg_BCT, torch.from_numpy(eeg_BCT)[1:].transpose(1, 2), eeg_BCT[3, 1:], eeg_BCT.view())
+        held.append((trials, k % 4, kept[k % 4]))
+        del eeg_BCT, kept
+        if len(held) > 20:
+            held.pop(0)
+    for trials, kind, kept in held:
+        whole = eeg_uv_NCT[trials]
+        want = (whole, whole[1:].swapaxes(1, 2), whole[3, 1:], whole)[kind]
+        np.testing.assert_array_equal(np.asarray(kept), want)
+    addresses = {opened.gather(np.arange(5)).__array_interface__["data"][0] for _ in range(20)}
+    assert len(addresses) == 1
 
 
 def test_parts_do_not_meet_and_the_test_part_is_refused(published: Path):
