@@ -159,6 +159,11 @@ class Signed(Section):
 
     digest: str = ""
 
+    @property
+    def all_shards(self) -> tuple[ShardFact, ...]:
+        """Every shard that is listed."""
+        raise NotImplementedError
+
     def sealed(self) -> Self:
         """Return the manifest with its digest filled in."""
         return self.model_copy(update={"digest": self._hash()})
@@ -202,6 +207,11 @@ class Manifest(Signed):
     """Of the recordings and pictures that the source named: they may change under one configuration."""
 
     @property
+    def all_shards(self) -> tuple[ShardFact, ...]:
+        """Those of trials, then those of pictures."""
+        return (*self.trials, *self.pictures)
+
+    @property
     def pictures_digest(self) -> str:
         """Digest of the pictures, their order and their content: what a target set is tied to."""
         return hashlib.sha256("".join(shard.tar.sha256 for shard in self.pictures).encode()).hexdigest()
@@ -218,3 +228,8 @@ class TargetManifest(Signed):
     """`Manifest.pictures_digest` of the pictures that were embedded."""
     shards: tuple[ShardFact, ...]
     n_pictures: int
+
+    @property
+    def all_shards(self) -> tuple[ShardFact, ...]:
+        """Those of targets."""
+        return self.shards

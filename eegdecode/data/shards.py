@@ -8,7 +8,7 @@ import io
 import json
 import re
 import tarfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
@@ -17,7 +17,7 @@ import pandas as pd
 from PIL import Image
 
 from eegdecode import storage
-from eegdecode.batch import FileFact, Manifest, ShardFact, TargetManifest
+from eegdecode.batch import FileFact, Manifest, ShardFact, Signed, TargetManifest
 from eegdecode.data.shardset import (
     MANIFEST_NAME,
     TABLE_NAME,
@@ -25,7 +25,6 @@ from eegdecode.data.shardset import (
     SignedT,
     open_shards,
     picture_key,
-    read_manifest,
     read_signed,
     test_trials,
 )
@@ -86,7 +85,7 @@ def write_trial_shard(uri: str, name: str, eeg_uv_NCT: np.ndarray, table: pd.Dat
         for key, eeg_uv_CT, row in zip(keys, eeg_uv_NCT, rows, strict=True):
             yield key, [("eeg.npy", _npy(_half(key, eeg_uv_CT))), ("json", row.ljust(width))]
 
-    return _write_shard(uri, name, samples(), _read_facts)
+    return _write_shard(uri, name, samples(), Manifest)
 
 
 @dataclass(frozen=True)
@@ -120,7 +119,7 @@ def write_picture_shard(uri: str, name: str, pictures: Sequence[PackedPicture]) 
             png = _png(packed.picture, packed.image)
             yield picture_key(packed.picture), [("png", png), ("json", _json(row))]
 
-    return _write_shard(uri, name, samples(), _read_facts)
+    return _write_shard(uri, name, samples(), Manifest)
 
 
 def write_target_shard(uri: str, name: str, pictures: Sequence[str], target_PD: np.ndarray) -> ShardFact:
@@ -142,7 +141,7 @@ def write_target_shard(uri: str, name: str, pictures: Sequence[str], target_PD: 
         for key, picture, target_D in zip(keys, pictures, target_PD, strict=True):
             yield key, [("target.npy", _npy(_single(picture, target_D)))]
 
-    return _write_shard(uri, name, samples(), _read_target_facts)
+    return _write_shard(uri, name, samples(), TargetManifest)
 
 
 def publish(uri: str, manifest: Manifest, table: pd.DataFrame) -> Manifest:
@@ -203,21 +202,11 @@ def _publish(uri: str, sealed: SignedT) -> SignedT:
     return sealed
 
 
-def _read_facts(uri: str) -> tuple[str, tuple[ShardFact, ...]]:
-    manifest = read_manifest(uri)
-    return manifest.digest, (*manifest.trials, *manifest.pictures)
-
-
-def _read_target_facts(uri: str) -> tuple[str, tuple[ShardFact, ...]]:
-    manifest = read_signed(uri, TargetManifest)
-    return manifest.digest, manifest.shards
-
-
 def _write_shard(
     uri: str,
     name: str,
     samples: Iterable[tuple[str, list[tuple[str, bytes]]]],
-    published: Callable[[str], tuple[str, tuple[ShardFact, ...]]],
+    kind: type[Signed],
 ) -> ShardFact:
     """Write tar and index; nothing is left at ``uri`` if a sample is refused, or another set is published there."""
     if not _NAME.fullmatch(name):
@@ -234,9 +223,9 @@ def _write_shard(
         )
         fact = ShardFact(tar=tar, index=index_file, n_samples=len(index.keys))
         if storage.exists(storage.join(uri, MANIFEST_NAME)):
-            digest, facts = published(uri)
-            if fact not in facts:
-                raise ValueError(_published(uri, digest))
+            there = read_signed(uri, kind)
+            if fact not in there.all_shards:
+                raise ValueError(_published(uri, there.digest))
     storage.write_bytes(index_uri, content)
     return fact
 

@@ -39,8 +39,8 @@ TABLE_NAME = "table.parquet"
 _PARTS = {"train": TRAIN, "val": VAL}
 _ROWS = 1 << 18
 """Rows of the table that are read at a time."""
-_KEPT_BATCHES = 8
-"""Batches whose memory is kept to be used again."""
+_KEPT_BATCHES, _KEPT_BATCH_BYTES = 8, 64 << 20
+"""Batches whose memory is kept to be used again, and how large they may be: a whole test part is read once."""
 _KEPT_SHARE = 0.8
 """Share of a node's cache that its processes may keep open between two reads, all together; the rest is for what
 comes and goes, so that none of them waits for room that another one keeps."""
@@ -90,7 +90,7 @@ def read_signed(uri: str, kind: type[SignedT]) -> SignedT:
         manifest.check()
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from error
-    for name in _names(tree):
+    for name in _names(manifest):
         if not re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*", name):
             raise ValueError(f"{where}: a file of the set must be a plain name, got '{name}'.")
     return manifest
@@ -99,13 +99,12 @@ def read_signed(uri: str, kind: type[SignedT]) -> SignedT:
 _KINDS: dict[type, str] = {Manifest: "shard set", TargetManifest: "target set"}
 
 
-def _names(tree: dict[str, Any]) -> Iterator[str]:
+def _names(manifest: Signed) -> Iterator[str]:
     """Yield the names of all files a manifest lists."""
-    for group in ("trials", "pictures", "shards"):
-        for shard in tree.get(group, ()):
-            yield from (shard[kind]["name"] for kind in ("tar", "index"))
-    if "table" in tree:
-        yield tree["table"]["name"]
+    for shard in manifest.all_shards:
+        yield from (shard.tar.name, shard.index.name)
+    if isinstance(manifest, Manifest):
+        yield manifest.table.name
 
 
 def open_shards(
@@ -468,13 +467,16 @@ class ShardSet:
         return tuple(fact["concept"] for fact in self._picture_facts)
 
     @cached_property
-    def image_of(self) -> tuple[str, ...]:
-        """For each row the class it is one image of, where only the class of a picture is known; else empty."""
-        return tuple(fact.get("image_of", "") for fact in self._picture_facts)
-
-    @cached_property
     def _picture_facts(self) -> list[dict[str, str]]:
-        return [json.loads(data) for fact in self.manifest.pictures for data in self._shard(fact).each("json")]
+        return [fact for shard in range(len(self.manifest.pictures)) for fact in self.picture_facts(shard)]
+
+    def picture_facts(self, shard: int) -> list[dict[str, str]]:
+        """Return what is known of each picture of one shard, by row; no other shard is fetched.
+
+        ``picture`` and ``concept``; and ``image_of``, the class it is one image of, where only classes are known.
+        """
+        opened = self._shard(self.manifest.pictures[shard])
+        return [json.loads(opened.bytes_of("json", sample)) for sample in range(opened.n)]
 
     def picture_rows(self, shard: int) -> range:
         """Return the rows of a shard of pictures."""
@@ -538,7 +540,8 @@ class _Memory:
             memory = mmap.mmap(-1, size)
         # Views of it have this array as their base and not the memory, so it outlives them all.
         array = np.frombuffer(memory, np.uint8)
-        weakref.finalize(array, self._free.append, memory).atexit = False
+        if size <= _KEPT_BATCH_BYTES:
+            weakref.finalize(array, self._free.append, memory).atexit = False
         return array.reshape(shape)
 
 
@@ -629,6 +632,3 @@ class _Shard:
         column = self._index.column(field)
         start, size = int(self._index.offset_NF[sample, column]), int(self._index.size_NF[sample, column])
         return self._bytes[start : start + size].tobytes()
-
-    def each(self, field: str) -> Iterator[bytes]:
-        return (self.bytes_of(field, sample) for sample in range(self.n))

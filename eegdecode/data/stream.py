@@ -154,12 +154,10 @@ class Stream:
         if not self._order.cells:
             wanted = self._samples.trials_of(self._order.owned(self._own))
         else:
-            steps = range(k if k == 0 else k + _AHEAD_STEPS, k + 2 * _AHEAD_STEPS)
-            items = np.concatenate([self.items_at(trials_seen + step * self._batch)[0] for step in steps])
-            wanted = self._samples.trials_of(items)
+            first, steps = (k + _AHEAD_STEPS, _AHEAD_STEPS) if k else (0, 2 * _AHEAD_STEPS)
+            wanted = self._samples.trials_of(self._items_of(trials_seen + first * self._batch, steps)[0].ravel())
         shards = self._shards.shard_of(wanted)
-        _, first = np.unique(shards, return_index=True)
-        self._shards.prefetch(shards[np.sort(first)].tolist())
+        self._shards.prefetch(dict.fromkeys(shards.tolist()))
 
     def _batch_of(
         self, items: I64, pass_B: I64, gather: Callable[[I64], npt.NDArray[np.float16] | torch.Tensor]

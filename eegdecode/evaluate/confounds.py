@@ -17,7 +17,7 @@ from pydantic import Field
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
-from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+from threadpoolctl import threadpool_limits
 
 from eegdecode.config import Section
 from eegdecode.evaluate.statistics import Floats, Interval, bootstrap_interval, permutation_in_groups

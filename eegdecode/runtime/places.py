@@ -6,6 +6,9 @@ from eegdecode import storage
 from eegdecode.config import Experiment
 from eegdecode.data.shardset import ShardSet, open_shards
 
+PARTS = "parts"
+"""Below a set while it is being made: what of it is finished."""
+
 
 def shards(experiment: Experiment) -> str:
     """Return where the shard set lies; named by the digest of what decides its content."""

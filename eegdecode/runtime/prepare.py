@@ -9,7 +9,7 @@ import io
 import json
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -33,8 +33,6 @@ from eegdecode.runtime.progress import gather, say
 
 PICTURES_PER_SHARD = 250
 QUALITY_PAGE = "quality.html"
-PARTS = "parts"
-"""Below the set while it is being prepared: what is finished."""
 
 F64 = npt.NDArray[np.float64]
 
@@ -170,7 +168,7 @@ def _pack(
     )
     _look_at(uri, source_digest, refs, manifest, table, folds, {p.picture: p for p in pictures})
     published = publish(uri, manifest, table)
-    storage.delete_prefix(storage.join(uri, PARTS))
+    storage.delete_prefix(storage.join(uri, places.PARTS))
     say(
         f"prepare: {published.n_trials} trials, {len(published.dropped)} dropped, {published.n_pictures} pictures "
         f"in {uri}; look at {storage.join(uri, QUALITY_PAGE)}"
@@ -212,19 +210,19 @@ def _look_at(
 def digest_of(source: Source, refs: list[RecordingRef], pictures: list[Picture], experiment: Experiment) -> str:
     """Return the sha256 of what a source names, and of size and time of every file below its folder."""
     folder = Path(experiment.compute.data_uri.removeprefix("file://")) if experiment.compute.data_uri else None
-    files = sorted(path for path in folder.rglob("*") if path.is_file()) if folder else []
+    files = sorted((str(f.relative_to(folder)), f.stat()) for f in folder.rglob("*") if f.is_file()) if folder else []
     told = {
         "source": source.fact.model_dump(),
         "recordings": [(ref.key, ref.subject, ref.session, ref.run) for ref in refs],
         "pictures": [(p.picture, p.concept, p.partition) for p in pictures],
-        "files": [(str(f.relative_to(folder)), f.stat().st_size, int(f.stat().st_mtime)) for f in files if folder],
+        "files": [(name, status.st_size, int(status.st_mtime)) for name, status in files],
     }
     return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
 
 
 def part_uri(uri: str, source_digest: str, name: str) -> str:
     """Return where a finished part of an unpublished set is noted."""
-    return storage.join(uri, PARTS, source_digest[:12], name)
+    return storage.join(uri, places.PARTS, source_digest[:12], name)
 
 
 @ray.remote(num_cpus=1)
@@ -370,7 +368,7 @@ def _cut_recording(
     table["picture_row"] = [p.row for p in pictures]
     table["key"] = [f"{ref.key}_{event:05d}" for event in table["event"]]
     eeg_NCT: npt.NDArray[np.float32] = trials.eeg_uv_NCT
-    unit: Any = trials.unit
+    unit: Literal["uV", "whitened", "scaled"] = trials.unit
     if experiment.data.epochs.mvnn != "none":
         eeg_NCT, unit = _whitened(trials, noise, experiment.data.epochs.clamp, ref), "whitened"
     step = experiment.data.trials_per_shard

@@ -4,6 +4,7 @@ A shard of targets that was finished is not made again after a crash.
 """
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import ray
@@ -44,7 +45,7 @@ def _embed(experiment: Experiment, pictures: Manifest, tower: str) -> TargetMani
         say(f"targets: {tower} was made for other pictures; it is made again")
         storage.delete_prefix(uri)
     fact = open_tower(tower, experiment.compute.weights_uri).fact
-    part = storage.join(uri, "parts", pictures.pictures_digest[:12])
+    part = storage.join(uri, places.PARTS, pictures.pictures_digest[:12])
     found = {k: _finished(part, k) for k in range(len(pictures.pictures))}
     todo = [k for k, shard in found.items() if shard is None]
     progress = Progress(f"targets: {tower}", pictures.n_pictures, "pictures")
@@ -61,7 +62,7 @@ def _embed(experiment: Experiment, pictures: Manifest, tower: str) -> TargetMani
         n_pictures=pictures.n_pictures,
     )
     published = publish_targets(uri, made, pictures)
-    storage.delete_prefix(storage.join(uri, "parts"))
+    storage.delete_prefix(storage.join(uri, places.PARTS))
     return published
 
 
@@ -73,8 +74,9 @@ def _made(experiment: Experiment, tower: str, uri: str, part: str, todo: list[in
     room = ray.cluster_resources().get("GPU", 0) / gpus if gpus else ray.cluster_resources().get("CPU", 1)
     options = {"num_cpus": 1, "num_gpus": gpus, "max_restarts": RESTARTS, "max_task_retries": RESTARTS}
     described = experiment.model_dump_json()
+    embedder: Any = _Embedder
     actors = [
-        _Embedder.options(**options).remote(described, tower, uri, part)  # type: ignore[attr-defined]
+        embedder.options(**options).remote(described, tower, uri, part)
         for _ in range(max(1, min(len(todo), int(room))))
     ]
     pool = ray.util.ActorPool(actors)
@@ -98,14 +100,14 @@ class _Embedder:
     def embed(self, k: int) -> tuple[int, ShardFact]:
         """Embed one shard of pictures; a class has the mean of its images' targets."""
         pictures = self._pictures
-        rows = pictures.picture_rows(k)
-        ids = [pictures.picture_ids[row] for row in rows]
-        image_of = [pictures.image_of[row] for row in rows]
-        concepts = [pictures.picture_concepts[row] for row in rows]
-        z = self._tower.embed(pictures.picture_images(rows), concepts)
+        facts = pictures.picture_facts(k)
+        ids = [fact["picture"] for fact in facts]
+        images_of = [fact.get("image_of") for fact in facts]
+        concepts = [fact["concept"] for fact in facts]
+        z = self._tower.embed(pictures.picture_images(pictures.picture_rows(k)), concepts)
         target_PD: NDArray[np.float32] = z.reshape(len(ids), -1)
         for p, picture in enumerate(ids):
-            images = [i for i, of in enumerate(image_of) if of == picture]
+            images = [i for i, of in enumerate(images_of) if of == picture]
             if images:
                 target_PD[p] = target_PD[images].mean(axis=0)
         fact = write_target_shard(self._uri, f"targets-{k:06d}", ids, target_PD)

@@ -16,6 +16,7 @@ from PIL import Image
 
 from eegdecode.batch import Fold, Manifest, TargetManifest
 from eegdecode.data import shards, tarindex
+from eegdecode.data.shardset import read_manifest
 from eegdecode.storage import StorageError
 from tests.writers import shard_set
 from tests.writers.shard_set import trial_table
@@ -104,7 +105,8 @@ def test_gather_returns_what_was_written(published: Path):
     np.testing.assert_array_equal(eeg_BCT, eeg_uv_NCT[trials].astype(np.float16))
     assert opened.gather(np.zeros(0, np.int64)).shape == (0, C, T)
     assert opened.picture_row.tolist() == make_table(16)["picture_row"].tolist()
-    assert opened.image_of == ("", "", "", "", "", "all")
+    facts = [fact for shard in (0, 1) for fact in opened.picture_facts(shard)]
+    assert [fact.get("image_of", "") for fact in facts] == ["", "", "", "", "", "all"]
     assert [opened.picture_rows(k) for k in (0, 1)] == [range(4), range(4, 6)]
     assert opened.table["trial"].tolist() == list(range(16))
     assert opened.picture_ids == tuple(f"shape/{row}.png" for row in range(N_PICTURES))
@@ -148,7 +150,7 @@ def test_parts_do_not_meet_and_the_test_part_is_refused(published: Path):
 
 def test_targets_are_a_set_of_their_own_tied_to_the_pictures(published: Path, tmp_path: Path):
     _, target_PD = make_arrays()
-    manifest = shards.read_manifest(str(published))
+    manifest = read_manifest(str(published))
     made = shard_set.publish_targets(str(tmp_path / "a"), manifest, IDS, target_PD)
     second = shard_set.publish_targets(str(tmp_path / "b"), manifest, IDS, target_PD[:, :2])
     opened = shards.open_shards(str(published), targets={"": str(tmp_path / "a"), "two": str(tmp_path / "b")})
@@ -168,7 +170,7 @@ def test_targets_are_a_set_of_their_own_tied_to_the_pictures(published: Path, tm
 
 def test_a_spoilt_target_is_found_and_another_set_is_not_overwritten(published: Path, tmp_path: Path):
     _, target_PD = make_arrays()
-    manifest = shards.read_manifest(str(published))
+    manifest = read_manifest(str(published))
     shard_set.publish_targets(str(tmp_path), manifest, IDS, target_PD)
     with pytest.raises(ValueError, match=r"another set .* is published at"):
         shard_set.publish_targets(str(tmp_path), manifest, IDS, target_PD + 1)
