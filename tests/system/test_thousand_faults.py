@@ -21,6 +21,7 @@ from eegdecode.batch import Fold, Manifest
 from eegdecode.config import Stream as Spec
 from eegdecode.data import shards, stream
 from eegdecode.data.cache import Cache
+from eegdecode.data.shardset import read_manifest
 from tests.system import faulty_proxy
 from tests.writers import shard_set
 
@@ -217,7 +218,7 @@ def published(s3: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> I
         with faulty_proxy.proxied(direct, plan) as endpoint, patch.context() as through:
             through.setenv("AWS_ENDPOINT_URL", endpoint)
             uri = f"s3://{bucket}/set"
-            assert publish_to(uri).digest == shards.read_manifest(local).digest
+            assert publish_to(uri).digest == read_manifest(local).digest
         # Less than half the set has room, and all of it is read each pass.
         yield Place(bucket, direct, uri, local, int(0.4 * size), plan)
 
