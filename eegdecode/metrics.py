@@ -161,3 +161,14 @@ def _checked(scores_QG: ArrayLike, relevant: ArrayLike) -> tuple[Floats, Bools]:
             f"query {int(np.flatnonzero(~right.any(axis=1))[0])} has no relevant candidate in the gallery."
         )
     return scores, right
+
+
+def spearman_brown(r: ArrayLike, factor: float = 2.0) -> Floats:
+    """Return the reliability of `factor` times as many repetitions, from the correlation of two sets of them.
+
+    Below 0, where the formula runs to minus infinity, it is mirrored, so that noise averages 0. Spearman (1910) and
+    Brown (1910), Br. J. Psychol. 3.
+    """
+    found = np.asarray(r, np.float64)
+    corrected: Floats = factor * found / (1 + (factor - 1) * np.abs(found))
+    return corrected

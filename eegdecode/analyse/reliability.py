@@ -10,6 +10,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy import stats
 
+from eegdecode.metrics import spearman_brown
+
 F32 = npt.NDArray[np.float32]
 F64 = npt.NDArray[np.float64]
 I64 = npt.NDArray[np.int64]
@@ -86,15 +88,6 @@ class Reliability:
     limit: float
     pictures_of: dict[str, int]
     repetitions: tuple[int, ...]
-
-
-def spearman_brown(r: npt.NDArray[np.floating]) -> F64:
-    """Return the reliability of all repetitions from the correlation of two halves of them: ``2 r / (1 + r)``.
-
-    Below 0, where the formula runs to minus infinity, it is mirrored. So noise stays centred on 0.
-    """
-    corrected: F64 = 2 * np.asarray(r, np.float64) / (1 + np.abs(r))
-    return corrected
 
 
 def split_half(

@@ -15,6 +15,7 @@ from eegdecode import metrics
 from eegdecode.config import Section
 from eegdecode.evaluate.retrieval import Averaged, RepetitionPoint, average_repetitions, repetition_point
 from eegdecode.evaluate.statistics import Floats, Interval, Ints
+from eegdecode.metrics import spearman_brown
 
 MOST_ELEMENTS = 2**26
 """Responses larger than this are refused rather than held in memory twice."""
@@ -119,15 +120,6 @@ def split_half(
             total[at] += _correlation(against_PX, two_PX)
     mean = [sum_X / len(half_IH) for sum_X in total]
     return mean[0], mean[1], None if model_PX is None else mean[2]
-
-
-def spearman_brown(r: Floats, factor: float = 2.0) -> Floats:
-    """Return the reliability of `factor` times as many repetitions; below 0 its mirror image, so that noise averages 0.
-
-    Spearman (1910) and Brown (1910), Br. J. Psychol. 3.
-    """
-    corrected: Floats = factor * np.asarray(r) / (1 + (factor - 1) * np.abs(r))
-    return corrected
 
 
 def noise_ceiling(

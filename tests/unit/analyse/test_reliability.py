@@ -5,7 +5,8 @@ import pytest
 from scipy import stats
 
 from eegdecode.analyse import reliability
-from eegdecode.analyse.reliability import ALL, MIN_PICTURES, Halves, spearman_brown, split_half
+from eegdecode.analyse.reliability import ALL, MIN_PICTURES, Halves, split_half
+from eegdecode.metrics import spearman_brown
 
 TIMES_S = np.array([0.0, 0.1, 0.2, 0.5])
 

@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
-from eegdecode.evaluate.ceiling import divisions, noise_ceiling, repetition_curve, scaling_fit, spearman_brown
+from eegdecode.evaluate.ceiling import divisions, noise_ceiling, repetition_curve, scaling_fit
 from eegdecode.evaluate.retrieval import Averaged, score_matrix
+from eegdecode.metrics import spearman_brown
 
 
 def test_ceiling_is_the_share_of_variance_that_repeats() -> None:
