@@ -5,18 +5,12 @@ Shape letters: B batch, C chan, T time, D embedding, P picture, N samples of a s
 
 import hashlib
 import json
-import math
-import mmap
 import re
 import threading
-import weakref
-from bisect import bisect_right
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
-from itertools import accumulate
-from pathlib import Path
-from typing import Any, Literal, NamedTuple, TypeVar
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -24,13 +18,13 @@ from PIL import Image
 from pyarrow import parquet
 from pydantic import ValidationError
 
-from eegdecode import collectives, storage
-from eegdecode.batch import SCHEMA_VERSION, FileFact, Fold, Manifest, ShardFact, Signed, TargetManifest
+from eegdecode import storage
+from eegdecode.batch import SCHEMA_VERSION, Fold, Manifest, ShardFact, Signed, TargetManifest
 from eegdecode.config import Protocol
-from eegdecode.data.cache import Cache, CacheFullError, Lease, folder_for
+from eegdecode.data.cache import CacheFullError
+from eegdecode.data.shardfile import Array, Files, Memory, Shard
 from eegdecode.data.sources.pictures import open_picture
 from eegdecode.data.splits import COLUMNS, TEST, TRAIN, VAL, columns_of, make_folds, part_of
-from eegdecode.data.tarindex import BLOCK_BYTES, TarIndex
 
 SignedT = TypeVar("SignedT", bound=Signed)
 MANIFEST_NAME = "manifest.json"
@@ -39,11 +33,6 @@ TABLE_NAME = "table.parquet"
 _PARTS = {"train": TRAIN, "val": VAL}
 _ROWS = 1 << 18
 """Rows of the table that are read at a time."""
-_KEPT_BATCHES, _KEPT_BATCH_BYTES = 8, 64 << 20
-"""Batches whose memory is kept to be used again, and how large they may be: a whole test part is read once."""
-_KEPT_SHARE = 0.8
-"""Share of a node's cache that its processes may keep open between two reads, all together; the rest is for what
-comes and goes, so that none of them waits for room that another one keeps."""
 
 
 def picture_key(picture: str) -> str:
@@ -156,7 +145,7 @@ class TargetSet:
         What was published.
     """
 
-    def __init__(self, manifest: TargetManifest, files: "Files") -> None:
+    def __init__(self, manifest: TargetManifest, files: Files) -> None:
         self.manifest, self._files = manifest, files
         files.prefetch(file for fact in manifest.shards for file in (fact.index, fact.tar))
 
@@ -173,7 +162,7 @@ class TargetSet:
         target_PD = np.empty((manifest.n_pictures, manifest.target.dim), np.float32)
         row = 0
         for fact in manifest.shards:
-            shard = _Shard(self._files, fact, _Array("target.npy", "<f4", (manifest.target.dim,)))
+            shard = Shard(self._files, fact, Array("target.npy", "<f4", (manifest.target.dim,)))
             shard.copy(np.arange(shard.n), target_PD[row : row + shard.n])
             row += shard.n
             shard.close()
@@ -204,63 +193,6 @@ def open_targets(
     return TargetSet(manifest, Files(uri, cache_dir, cache_bytes, verify=True))
 
 
-class Files:
-    """The files of one published set on this machine: where they lie, or whole copies in the node's cache."""
-
-    def __init__(self, uri: str, cache_dir: str | None, cache_bytes: int | None, verify: bool) -> None:
-        self.uri = uri
-        self._folder = storage.local_path(uri)
-        self._verify = verify
-        self._cache = None if self._folder else Cache(folder_for(cache_dir), cache_bytes)
-
-    def open(self, fact: FileFact, small: bool = False) -> tuple[Path, Lease | None]:
-        """Return where a checked file lies, with the lease that keeps a copy of it there.
-
-        Raises
-        ------
-        ValueError
-            If a local file is missing or is not what was published.
-        StorageError
-            The same of an object, or there is no room for its copy.
-        """
-        if self._cache is not None:
-            lease = self._cache.lease(storage.join(self.uri, fact.name), fact)
-            return lease.path, lease
-        assert self._folder is not None
-        path = self._folder / fact.name
-        if not path.is_file():
-            raise ValueError(f"{path} is missing from the shard set. Prepare the set again.")
-        if path.stat().st_size != fact.size_bytes:
-            raise ValueError(
-                f"{path} was cut or altered: it must have {fact.size_bytes} bytes, got {path.stat().st_size}. "
-                "Prepare the set again."
-            )
-        # The small files are always hashed: an index decides what is read from where.
-        if (self._verify or small) and storage.file_sha256(path) != fact.sha256:
-            raise ValueError(f"{path} was altered: its sha256 is not the one in the manifest. Prepare the set again.")
-        return path, None
-
-    @cached_property
-    def kept_bytes(self) -> float:
-        """What of the node's cache is this process's part, to keep open or to fetch ahead."""
-        if self._cache is None:
-            return float("inf")
-        return _KEPT_SHARE * self._cache.room_bytes() / collectives.local_world_size()
-
-    def prefetch(self, facts: Iterable[FileFact]) -> None:
-        """Begin to fetch files, in this order, if they are not local: as many as this process may keep."""
-        if self._cache is not None:
-            wanted = list(facts)
-            # More would evict what the others of this node fetched ahead, and they ours.
-            n = bisect_right(list(accumulate(fact.size_bytes for fact in wanted)), self.kept_bytes)
-            self._cache.prefetch((storage.join(self.uri, fact.name), fact) for fact in wanted[:n])
-
-    def stop_prefetch(self) -> None:
-        """Fetch nothing ahead any more until it is asked for again."""
-        if self._cache is not None:
-            self._cache.stop_prefetch()
-
-
 class ShardSet:
     """Trials and pictures of an opened set. Its methods may be called by several threads.
 
@@ -287,9 +219,9 @@ class ShardSet:
         self._start_S = np.cumsum([0, *(fact.n_samples for fact in manifest.trials)])
         self._picture_start_S = np.cumsum([0, *(fact.n_samples for fact in manifest.pictures)])
         # Opened shards, the one used last at the end.
-        self._open: OrderedDict[str, _Shard] = OrderedDict()
+        self._open: OrderedDict[str, Shard] = OrderedDict()
         self._open_bytes = 0
-        self._memory = _Memory()
+        self._memory = Memory()
         self._lock = threading.Lock()
 
     @cached_property
@@ -399,7 +331,7 @@ class ShardSet:
         """
         trials = np.asarray(trials, np.int64)
         shape_CT = (len(self.manifest.channels), self.manifest.n_times)
-        eeg = _Array("eeg.npy", "<f2", shape_CT)
+        eeg = Array("eeg.npy", "<f2", shape_CT)
         shard_B = self.shard_of(trials)
         starts = np.flatnonzero(np.diff(shard_B, prepend=-1)).tolist()
         stops = [*starts[1:], len(trials)] if starts else []
@@ -500,13 +432,13 @@ class ShardSet:
             images.append(open_picture(shard.bytes_of("png", sample), picture, ("PNG",)))
         return images
 
-    def _shard(self, fact: ShardFact, array: "_Array | None" = None) -> "_Shard":
+    def _shard(self, fact: ShardFact, array: Array | None = None) -> Shard:
         """Return an opened shard; beyond this process's share, the shards used least recently are let go of."""
         with self._lock:
             name = fact.tar.name
             while name not in self._open:
                 try:
-                    self._open[name] = _Shard(self._files, fact, array)
+                    self._open[name] = Shard(self._files, fact, array)
                     self._open_bytes += fact.tar.size_bytes
                 except CacheFullError:
                     if not self._open:
@@ -521,114 +453,3 @@ class ShardSet:
         shard = self._open.popitem(last=False)[1]
         self._open_bytes -= shard.n_bytes
         shard.close()
-
-
-class _Memory:
-    """Memory of batches that nobody looks at any more, used again: fresh memory costs as much as a copy into it."""
-
-    def __init__(self) -> None:
-        self._free: deque[mmap.mmap] = deque(maxlen=_KEPT_BATCHES)
-
-    def array(self, shape: tuple[int, ...]) -> np.ndarray:
-        """Return an array of bytes, whose memory comes back when the last view of it is gone."""
-        size = math.prod(shape)
-        try:
-            memory = self._free.pop()
-        except IndexError:
-            memory = mmap.mmap(-1, size)
-        if len(memory) != size:
-            memory = mmap.mmap(-1, size)
-        # Views of it have this array as their base and not the memory, so it outlives them all.
-        array = np.frombuffer(memory, np.uint8)
-        if size <= _KEPT_BATCH_BYTES:
-            weakref.finalize(array, self._free.append, memory).atexit = False
-        return array.reshape(shape)
-
-
-class _Array(NamedTuple):
-    """What every sample of a shard holds under one name, as the manifest says."""
-
-    field: str
-    dtype: str
-    shape: tuple[int, ...]
-
-
-class _Shard:
-    """A mapped tar and where its fields lie.
-
-    Attributes
-    ----------
-    n, stride
-        Samples, and bytes from one to the next where all are equally long and can be copied in one call; else 0.
-    """
-
-    def __init__(self, files: Files, fact: ShardFact, array: _Array | None = None) -> None:
-        self.name = fact.tar.name
-        index_path, index_lease = files.open(fact.index, small=True)
-        index = TarIndex.from_bytes(fact.index.name, index_path.read_bytes())
-        if index_lease is not None:
-            index_lease.close()
-        if (index.tar_sha256, index.tar_bytes) != (fact.tar.sha256, fact.tar.size_bytes):
-            raise ValueError(
-                f"index {fact.index.name} does not belong to its shard {self.name}: it was made for a tar with sha256 "
-                f"{index.tar_sha256[:12]}…, the manifest says {fact.tar.sha256[:12]}…. Prepare the set again."
-            )
-        if len(index.keys) != fact.n_samples:
-            raise ValueError(f"{self.name} must hold {fact.n_samples} samples, its index has {len(index.keys)}.")
-        self.n, self.n_bytes, self.stride = fact.n_samples, fact.tar.size_bytes, 0
-        self._index = index
-        path, self._lease = files.open(fact.tar)
-        self._bytes = np.memmap(path, dtype=np.uint8, mode="r")
-        if array is not None:
-            self._map(array)
-
-    def close(self) -> None:
-        """Let a cached copy be evicted; what is mapped stays readable until it is unmapped."""
-        if self._lease is not None:
-            self._lease.close()
-
-    def take(self, samples: np.ndarray, out_BX: np.ndarray) -> None:
-        """Copy samples, from their array's data on, into rows of ``stride`` bytes."""
-        np.take(self._rows_NX, samples, axis=0, out=out_BX, mode="clip")
-
-    def copy(self, samples: np.ndarray, out: np.ndarray) -> None:
-        """Copy the array of samples into rows of another, one after the other."""
-        flat = out.reshape(len(out), -1)
-        for row, block in enumerate(self._block_N[samples].tolist()):
-            flat[row] = self._windows[block]
-
-    def _map(self, array: _Array) -> None:
-        """See to it that every sample has the array, and make the views it is copied from.
-
-        Members begin at multiples of 512 bytes: there is one window for each of these, so they overlap, and a member is
-        one window, whatever lies between.
-        """
-        column = self._index.column(array.field)
-        fact = self._index.fields[column]
-        if (fact.dtype, fact.shape) != (array.dtype, array.shape):
-            raise ValueError(
-                f"{self.name}: '{array.field}' must be {array.dtype} {array.shape} as the manifest says, got "
-                f"{fact.dtype} {fact.shape}."
-            )
-        count, item = int(np.prod(array.shape)), np.dtype(array.dtype).itemsize
-        if np.any(self._index.size_NF[:, column] != fact.header_bytes + count * item):
-            raise ValueError(
-                f"{self.name}: every '{array.field}' must be as long as its type and shape. Prepare the set again."
-            )
-        offset_N, n_bytes = self._index.offset_NF[:, column], len(self._bytes)
-        n_windows = max(0, (n_bytes - fact.header_bytes - count * item) // BLOCK_BYTES + 1)
-        self._windows: np.ndarray = np.ndarray(
-            (n_windows, count), array.dtype, self._bytes.data, fact.header_bytes, (BLOCK_BYTES, item)
-        )
-        self._block_N = (offset_N // BLOCK_BYTES).astype(np.int32)
-        steps = np.unique(np.diff(offset_N))
-        first = int(offset_N[0]) + fact.header_bytes
-        # What the last row has too much is the end mark of the tar.
-        if len(steps) == 1 and first + self.n * int(steps[0]) <= n_bytes:
-            self.stride = int(steps[0])
-            self._rows_NX = self._bytes[first : first + self.n * self.stride].reshape(self.n, self.stride)
-
-    def bytes_of(self, field: str, sample: int) -> bytes:
-        column = self._index.column(field)
-        start, size = int(self._index.offset_NF[sample, column]), int(self._index.size_NF[sample, column])
-        return self._bytes[start : start + size].tobytes()

@@ -17,7 +17,7 @@ import psutil
 import torch
 
 from eegdecode import collectives
-from eegdecode.batch import Fold, TrialBatch
+from eegdecode.batch import TrialBatch
 from eegdecode.config import Stream as Spec
 from eegdecode.data.order import Order, key_of, permuted
 from eegdecode.data.shardset import ShardSet
@@ -41,7 +41,7 @@ class Stream:
     Parameters
     ----------
     trials
-        Int64, the part's trials, ascending.
+        Int64, the part's trials, ascending: of `ShardSet.trials_of`, which gives none of the test part.
     batch
         Samples per step on all ranks together; a multiple of the partitions.
     rank, world
@@ -186,22 +186,6 @@ class Stream:
         shape = len(self._shards.manifest.channels) * self._shards.manifest.n_times
         needed = 2 * shape * len(self._samples.trials_of(self._order.owned(self._own)))
         return "device" if needed <= ROOM * free else "disk"
-
-
-def open_stream(
-    shards: ShardSet,
-    fold: Fold,
-    part: Literal["train", "val"],
-    batch: int,
-    seed: int,
-    rank: int,
-    world: int,
-    spec: Spec | None = None,
-    residency: Residency = "disk",
-    device: torch.device | str = "cpu",
-) -> Stream:
-    """Return the stream of a part; see `Stream` for the parameters."""
-    return Stream(shards, shards.trials_of(fold, part), batch, seed, rank, world, spec, residency, device)
 
 
 class Samples:

@@ -22,11 +22,12 @@ from eegdecode.analyse.quality import RecordingSummary, choose_pictures, merge, 
 from eegdecode.analyse.quality_page import write_quality
 from eegdecode.batch import Dropped, Fold, Manifest, ShardFact
 from eegdecode.config import Experiment, Section
-from eegdecode.data.epochs import Trials, clamped, cut
+from eegdecode.data.epochs import cut
 from eegdecode.data.shards import PackedPicture, publish, write_picture_shard, write_trial_shard
 from eegdecode.data.shardset import MANIFEST_NAME, read_manifest
 from eegdecode.data.sources import CutRecording, Picture, RecordingRef, Source, open_source
 from eegdecode.data.splits import make_folds, part_of
+from eegdecode.data.trials import Trials, clamped
 from eegdecode.data.whiten import NoiseSum, noise_sum, whitened
 from eegdecode.runtime import places, targets
 from eegdecode.runtime.progress import gather, say

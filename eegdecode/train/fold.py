@@ -22,7 +22,7 @@ from eegdecode.config import CONCEPT, Experiment
 from eegdecode.data.augment import augment
 from eegdecode.data.shardset import ShardSet
 from eegdecode.data.splits import group_of
-from eegdecode.data.stream import Stream, open_stream
+from eegdecode.data.stream import Stream
 from eegdecode.data.whiten import fit_front
 from eegdecode.diffusion.drawer import Drawer
 from eegdecode.models.decoder import Decoder, decoder_of
@@ -124,16 +124,16 @@ def build_fold(
         shards.target.manifest.target.dim,
         _heads(experiment, shards, len(concepts)),
     )
-    some = np.random.default_rng(experiment.schedule.seed).permutation(train_N)[:FRONT_TRIALS]
-    decoder.set_front(*fit_front(shards.gather(np.sort(some)), experiment.encoder.whiten))
+    if experiment.encoder.whiten != "none":
+        some = np.random.default_rng(experiment.schedule.seed).permutation(train_N)[:FRONT_TRIALS]
+        decoder.set_front(*fit_front(shards.gather(np.sort(some)), experiment.encoder.whiten))
     if experiment.targets.centre:
         decoder.target_centre_D.copy_(torch.from_numpy(shards.target_PD[train_rows].mean(axis=0, dtype=np.float64)))
 
     def opened(part: Literal["train", "val"], rank: int, world: int) -> "Stream | Relabelled":
-        stream = open_stream(
+        stream = Stream(
             shards,
-            fold,
-            part,
+            shards.trials_of(fold, part),
             experiment.loss.contrastive_batch,
             experiment.schedule.seed,
             rank,

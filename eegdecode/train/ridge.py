@@ -3,8 +3,9 @@
 Shape letters: B batch, C chan, T time, D feature, E target.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import closing
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -21,14 +22,20 @@ from eegdecode.train.closed_form import (
     inductive_output_scaling,
     of_all_ranks,
 )
-from eegdecode.train.loop import Batches
 
 Rows = tuple[NDArray[np.float64], dict[str, NDArray[np.float64]]]
 
 
-def first_pass(stream: Batches) -> Iterator[TrialBatch]:
+class TrialStream(Protocol):
+    """A stream of trials, whose threads end when its batches are closed."""
+
+    def starting_at(self, trials_seen: int) -> Generator[TrialBatch, None, None]:
+        """Return the batches after the first `trials_seen` samples of all ranks."""
+
+
+def first_pass(stream: TrialStream) -> Iterator[TrialBatch]:
     """Yield this rank's samples of the first pass: those of all ranks together are every sample once."""
-    with closing(stream.starting_at(0)) as batches:  # type: ignore[type-var]
+    with closing(stream.starting_at(0)) as batches:
         for batch in batches:
             first = (batch.pass_B == 0).to(batch.eeg_uv_BCT.device)
             if not first.any():

@@ -16,7 +16,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from eegdecode.batch import Fold
 from eegdecode.data import shards
-from eegdecode.data.stream import open_stream
+from eegdecode.data.stream import Stream
 from tests.writers import shard_set
 
 IMPORTED_S = time.monotonic()
@@ -48,7 +48,7 @@ def opened(uri: str, cache_dir: str | None = None) -> tuple[shards.ShardSet, Any
     trials = shards.open_shards(f"{uri}/eeg", cache_dir=cache_dir, targets={"": f"{uri}/targets"})
     runs = tuple(f"01_01_{shard:02d}" for shard in range(len(trials.manifest.trials)))
     fold = Fold(name="all", by="run", train=runs, val=(), test=("01_01_99",))
-    return trials, open_stream(trials, fold, "train", BATCH, seed=0, rank=0, world=1)
+    return trials, Stream(trials, trials.trials_of(fold, "train"), BATCH, seed=0, rank=0, world=1)
 
 
 def read(stream: Any, steps: int) -> int:

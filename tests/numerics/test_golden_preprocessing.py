@@ -13,8 +13,9 @@ import pandas as pd
 import pytest
 
 from eegdecode.config import Epochs
-from eegdecode.data.epochs import Trials, cut, join
+from eegdecode.data.epochs import cut
 from eegdecode.data.sources import CutRecording, RecordingRef
+from eegdecode.data.trials import Trials, join
 from eegdecode.data.whiten import NoiseSum, fit_front, inverse_square_root, noise_sum, whitened
 
 Golden = Callable[[str], Any]

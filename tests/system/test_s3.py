@@ -90,8 +90,8 @@ def test_streaming_from_s3_equals_local(bucket: str, tmp_path: Path):
 
     pd.testing.assert_frame_equal(near.table, far.table)
     np.testing.assert_array_equal(near.target_PD, far.target_PD)
-    one = stream.open_stream(near, FOLD, "train", 8, 3, 0, 1).starting_at(0)
-    parts = [stream.open_stream(far, FOLD, "train", 8, 3, rank, 2).starting_at(0) for rank in (0, 1)]
+    one = stream.Stream(near, near.trials_of(FOLD, "train"), 8, 3, 0, 1).starting_at(0)
+    parts = [stream.Stream(far, far.trials_of(FOLD, "train"), 8, 3, rank, 2).starting_at(0) for rank in (0, 1)]
     for _ in range(10):
         whole, halves = next(one), [next(part) for part in parts]
         for name in ("eeg_uv_BCT", "target_BD", "trial_B", "picture_B"):

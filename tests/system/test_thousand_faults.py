@@ -79,7 +79,7 @@ def open_set(uri: str, cache_dir: str | None = None, cache_bytes: int | None = N
 def rounds(opened: shards.ShardSet, rank: int) -> Iterator[dict[str, np.ndarray]]:
     """What a rank trains on, some steps at a time, and some of the pictures that belong to it."""
     with contextlib.closing(
-        stream.open_stream(opened, FOLD, "train", BATCH, SEED, rank, RANKS, SPEC).starting_at(0)
+        stream.Stream(opened, opened.trials_of(FOLD, "train"), BATCH, SEED, rank, RANKS, SPEC).starting_at(0)
     ) as batches:
         while True:
             taken = [next(batches) for _ in range(STEPS)]

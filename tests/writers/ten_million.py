@@ -15,9 +15,10 @@ import pyarrow.compute as pc
 from pyarrow import parquet
 
 from eegdecode.batch import FileFact, Manifest, ShardFact
-from eegdecode.config import Protocol, Stream
+from eegdecode.config import Protocol
+from eegdecode.config import Stream as Spec
 from eegdecode.data.shardset import open_shards
-from eegdecode.data.stream import open_stream
+from eegdecode.data.stream import Stream
 from tests.writers.shard_set import SOURCE
 
 N, PER_SHARD, N_PICTURES, N_CONCEPTS, N_SUBJECTS, N_RUNS = 10_000_000, 2000, 16_540, 1654, 50, 20
@@ -85,7 +86,7 @@ def measure(uri: str) -> dict[str, float]:
     before_mb = _peak_mb()
     start = time.perf_counter()
     opened = open_shards(uri, protocol=Protocol(n_val=100))
-    stream = open_stream(opened, opened.folds[0], "train", 1024, 0, 1, 4, Stream(partitions=64))
+    stream = Stream(opened, opened.trials_of(opened.folds[0], "train"), 1024, 0, 1, 4, Spec(partitions=64))
     resumed = stream.trials_at(123 * stream.n + 1024 * 4567)
     seconds = time.perf_counter() - start
     assert len(set(resumed.tolist())) == 256

@@ -13,8 +13,8 @@ from safetensors.numpy import load_file
 from sklearn.preprocessing import RobustScaler
 
 from eegdecode.config import EegCvpr40Data, EegImageNetData, Epochs, ThingsEeg2Data
-from eegdecode.data import epochs as epochs_module
-from eegdecode.data.epochs import Trials, clamped, cut, join
+from eegdecode.data import trials as trials_module
+from eegdecode.data.epochs import cut
 from eegdecode.data.sources import (
     CutRecording,
     EventsError,
@@ -24,6 +24,7 @@ from eegdecode.data.sources import (
     Source,
     open_source,
 )
+from eegdecode.data.trials import Trials, clamped, join
 from tests.writers import things_eeg2 as things_writers
 from tests.writers.eeg_imagenet import write_eeg_imagenet
 from tests.writers.eegcvpr40 import write_eegcvpr40
@@ -205,7 +206,7 @@ def test_blocks_of_continuous_trials_are_the_same_as_all_at_once(monkeypatch: py
     given = recording(noise(), list(range(100, 1900, 100)))
     whole = cut(given, spec)
     assert 0 < len(whole.dropped) < 18
-    monkeypatch.setattr(epochs_module, "BLOCK_BYTES", 4 * 8 * 3 * 81)
+    monkeypatch.setattr(trials_module, "BLOCK_BYTES", 4 * 8 * 3 * 81)
     in_blocks = cut(given, spec)
     np.testing.assert_array_equal(in_blocks.eeg_uv_NCT, whole.eeg_uv_NCT)
     pd.testing.assert_frame_equal(in_blocks.table, whole.table)
@@ -361,7 +362,7 @@ def test_a_mapped_file_is_read_in_blocks(tmp_path: Path, monkeypatch: pytest.Mon
     given = CutRecording(cut_recording().ref, eeg, "uV", NAMES, SFREQ_HZ, -0.1, table)
     spec = CUT.model_copy(update={"sfreq_hz": 100.0, "baseline_s": (None, 0.0), "clamp": 60.0, "reject_uv": 85.0})
     whole = cut(given, spec)
-    monkeypatch.setattr(epochs_module, "BLOCK_BYTES", block)
+    monkeypatch.setattr(trials_module, "BLOCK_BYTES", block)
     tracemalloc.start()
     in_blocks = cut(given, spec)
     peak = tracemalloc.get_traced_memory()[1]

@@ -36,7 +36,9 @@ def opened(tmp_path_factory: pytest.TempPathFactory) -> shards.ShardSet:
 
 
 def open_stream(opened, part="train", batch=8, seed=1, rank=0, world=1, spec=None, residency="disk"):
-    return stream.open_stream(opened, FOLD, part, batch, seed, rank, world, spec or Spec(partitions=4), residency)
+    return stream.Stream(
+        opened, opened.trials_of(FOLD, part), batch, seed, rank, world, spec or Spec(partitions=4), residency
+    )
 
 
 def take(iterator, n: int) -> list:

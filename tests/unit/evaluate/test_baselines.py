@@ -6,9 +6,10 @@ import pytest
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
 from eegdecode.config import Epochs, MuseData
-from eegdecode.data.epochs import Trials, cut, join
+from eegdecode.data.epochs import cut
 from eegdecode.data.sources import open_source
 from eegdecode.data.splits import group_of
+from eegdecode.data.trials import Trials, join
 from eegdecode.evaluate.baselines import FoldwiseLda, lda_classes, lda_contrast
 from eegdecode.evaluate.contrast import ClassScore, ContrastScore
 
