@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from eegdecode.evaluate import audit as audit_module
+from eegdecode.evaluate import audit_scores
 from eegdecode.evaluate.audit import Audit, audit, write_audit
 from eegdecode.evaluate.transductive import transductive_assignment, transductive_sinkhorn
 
@@ -174,7 +174,7 @@ def test_one_to_one_probability_is_the_count_over_all_answers() -> None:
         others = [[g for g in range(n_way) if g != q] for q in range(n_queries - n_wrong, n_queries)]
         every = list(product(*others))
         differ = sum(len({*right, *wrong}) == n_queries for wrong in every)
-        got = audit_module._log10_all_distinct(n_queries, n_wrong, n_way)
+        got = audit_scores._log10_all_distinct(n_queries, n_wrong, n_way)
         assert got == (pytest.approx(log10(differ / len(every))) if differ else -np.inf)
 
 
