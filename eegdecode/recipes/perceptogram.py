@@ -10,6 +10,7 @@ from eegdecode.config import (
     LossTerm,
     Protocol,
     Schedule,
+    Search,
     Stream,
     Targets,
     ThingsEeg2Data,
@@ -69,5 +70,7 @@ def perceptogram() -> Experiment:
         ),
         schedule=Schedule(steps=0),
         protocol=Protocol(n_val=40),
+        # Nothing of a closed form depends on rate or temperature; penalties are chosen where it is fitted.
+        search=Search(lr=(1e-4,), temperature=(0.07,), steps=1),
         compute=Compute(runs_uri="runs/perceptogram"),
     )

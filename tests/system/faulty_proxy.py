@@ -19,6 +19,8 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler
 from urllib.parse import parse_qsl, urlsplit
 
+import boto3
+
 REFUSALS = {
     "500": (500, "InternalError", "We encountered an internal error. Please try again."),
     "503": (503, "SlowDown", "Please reduce your request rate."),
@@ -241,3 +243,22 @@ def proxied(upstream: str, plan: Plan) -> Iterator[str]:
         with contextlib.suppress(OSError):
             server.server_close()
         thread.join(10)
+
+
+def replacer(
+    bucket: str, endpoint: str, other: Callable[[bytes], bytes]
+) -> Callable[[str], AbstractContextManager[None]]:
+    """Make a fault: an object is another one, made of its content, for the time of one request."""
+    client, one_at_a_time = boto3.client("s3", endpoint_url=endpoint, region_name="us-east-1"), threading.Lock()
+
+    @contextmanager
+    def replaced(path: str) -> Iterator[None]:
+        place = {"Bucket": bucket, "Key": path.split("?")[0].split("/", 2)[2]}
+        with one_at_a_time:
+            there = client.get_object(**place)
+            content = there["Body"].read()
+            client.put_object(**place, Body=other(content))
+            yield
+            client.put_object(**place, Body=content, Metadata=there["Metadata"])
+
+    return replaced

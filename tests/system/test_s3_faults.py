@@ -1,10 +1,8 @@
 """A store that fails in every way, on purpose: what passes is got over, what stays is named, and everything ends."""
 
 import contextlib
-import importlib.util
 import os
 import socket
-import sys
 import threading
 import uuid
 from collections.abc import Callable, Iterator
@@ -16,6 +14,7 @@ import pytest
 
 from eegdecode import storage
 from eegdecode.storage import MissingError, StorageError, TakenError
+from tests.system import faulty_proxy
 
 pytestmark = [pytest.mark.s3, pytest.mark.timeout(60)]
 
@@ -23,18 +22,6 @@ PART_BYTES = 1 << 16
 # For faults that are noticed by waiting; with all others nobody has to be in a hurry.
 READ_S, PART_S = 0.3, 0.6
 WAITED_FOR = ("silent", "stalled", "trickled", "trickled head")
-
-
-def _faulty_proxy():
-    spec = importlib.util.spec_from_file_location("faulty_proxy", Path(__file__).with_name("faulty_proxy.py"))
-    module = importlib.util.module_from_spec(spec)
-    # dataclasses look their module up by name.
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-faulty_proxy = _faulty_proxy()
 
 
 @pytest.fixture
@@ -76,23 +63,6 @@ CONTENT = np.random.default_rng(0).bytes(3 * PART_BYTES + 17)
 OTHER = np.random.default_rng(1).bytes(3 * PART_BYTES + 17)
 
 
-def replacer(bucket: str, endpoint: str) -> Callable[[str], contextlib.AbstractContextManager[None]]:
-    """For the proxy: an object is another one for the time of one request."""
-    client, one_at_a_time = boto3.client("s3", endpoint_url=endpoint, region_name="us-east-1"), threading.Lock()
-
-    @contextlib.contextmanager
-    def replaced(path: str) -> Iterator[None]:
-        place = {"Bucket": bucket, "Key": path.split("?")[0].split("/", 2)[2]}
-        with one_at_a_time:
-            there = client.get_object(**place)
-            content = there["Body"].read()
-            client.put_object(**place, Body=OTHER)
-            yield
-            client.put_object(**place, Body=content, Metadata=there["Metadata"])
-
-    return replaced
-
-
 AT = r"http://127\.0\.0\.1:\d+"
 # What is left standing, and what the user is told when it does.
 READING = {
@@ -121,7 +91,7 @@ def test_a_read_gets_over_a_passing_fault_and_names_a_lasting_one(
 ):
     uri = f"s3://{bucket}/a.bin"
     storage.write_bytes(uri, CONTENT)
-    more = {"replaced": replacer(bucket, s3["AWS_ENDPOINT_URL"])}
+    more = {"replaced": faulty_proxy.replacer(bucket, s3["AWS_ENDPOINT_URL"], lambda _: OTHER)}
     plan = spoilt({kind: 1.0}, most_in_a_row=1, **more)
     assert storage.download(uri, tmp_path / "passing").read_bytes() == CONTENT
     assert plan.injected[kind] > 0
@@ -334,7 +304,8 @@ def test_a_job_gets_through_a_bad_day(bucket: str, s3: dict[str, str], spoilt: C
     """All faults at once, none more than twice in a row."""
     monkeypatch.setattr(storage, "_PUT_BYTES", 5 << 20)
     share = {kind: 0.03 for kind in faulty_proxy.KINDS if kind != "404"} | dict.fromkeys(WAITED_FOR, 0.01)
-    plan = spoilt(share, 2, in_time=3, replaced=replacer(bucket, s3["AWS_ENDPOINT_URL"]), slow_s=0.05)
+    replaced = faulty_proxy.replacer(bucket, s3["AWS_ENDPOINT_URL"], lambda _: OTHER)
+    plan = spoilt(share, 2, in_time=3, replaced=replaced, slow_s=0.05)
     rng = np.random.default_rng(2)
     contents = {f"s3://{bucket}/set/{k:02d}": rng.bytes(int(rng.integers(1, 4 * PART_BYTES))) for k in range(12)}
     for uri, content in contents.items():

@@ -147,23 +147,6 @@ def run(uri: str, cache_dir: Path, cache_bytes: int, enough: Callable[[int], boo
     return result
 
 
-def replacer(bucket: str, endpoint: str) -> Callable[[str], contextlib.AbstractContextManager[None]]:
-    """For the proxy: an object is another one of its size for the time of one request."""
-    client, one_at_a_time = boto3.client("s3", endpoint_url=endpoint, region_name="us-east-1"), threading.Lock()
-
-    @contextlib.contextmanager
-    def replaced(path: str) -> Iterator[None]:
-        place = {"Bucket": bucket, "Key": path.split("?")[0].split("/", 2)[2]}
-        with one_at_a_time:
-            there = client.get_object(**place)
-            content = there["Body"].read()
-            client.put_object(**place, Body=bytes(len(content)))
-            yield
-            client.put_object(**place, Body=content, Metadata=there["Metadata"])
-
-    return replaced
-
-
 @contextlib.contextmanager
 def watched(folder: Path) -> Iterator[list[int]]:
     """Give what the files of a cache took together, looked up again and again."""
@@ -224,7 +207,8 @@ def published(s3: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> I
 
 
 def plan_of(share: dict[str, float], bucket: str, endpoint: str) -> faulty_proxy.Plan:
-    return faulty_proxy.Plan(7, share, MOST_IN_A_ROW, stall_s=5, slow_s=0.02, replaced=replacer(bucket, endpoint))
+    replaced = faulty_proxy.replacer(bucket, endpoint, lambda content: bytes(len(content)))
+    return faulty_proxy.Plan(7, share, MOST_IN_A_ROW, stall_s=5, slow_s=0.02, replaced=replaced)
 
 
 def kept(cache: Path) -> list[str]:
