@@ -10,6 +10,7 @@ of all ranks, D features.
 """
 
 import os
+import sys
 from collections.abc import Iterable
 from datetime import timedelta
 from typing import Any
@@ -138,8 +139,17 @@ def join_group(rendezvous: str, rank: int, world_size: int, timeout_s: float = 1
 
 
 def leave_group() -> None:
-    """End this process's group, if there is one."""
-    if _initialised():
+    """End this process's group, if there is one.
+
+    DeepSpeed keeps groups of the first world it meets; where it is loaded, the group is ended through it, so that it
+    forgets them and can be used in the next group of this process.
+    """
+    if not _initialised():
+        return
+    deepspeed = sys.modules.get("deepspeed")
+    if deepspeed is not None and deepspeed.comm.is_initialized():
+        deepspeed.comm.destroy_process_group()
+    else:
         dist.destroy_process_group()
 
 

@@ -115,6 +115,12 @@ def test_zero_3_scatters_parameters_and_gives_them_back_whole() -> None:
     assert all(torch.equal(value, plain[name]) for name, value in engine.weights().items())
 
 
+def test_deepspeed_works_in_the_next_group_of_a_process() -> None:
+    first = train(build(RUNS["zero1"], 0.0, "mlp"))
+    collectives.leave_group()
+    assert furthest(train(build(RUNS["zero1"], 0.0, "mlp")), first) == 0
+
+
 def test_bfloat16_stays_near_float32() -> None:
     """Weights and sums stay in float32; a wrong cast of BatchNorm's moments or the logits would be far off."""
     exact = train(build(RUNS["torch"]))
