@@ -18,9 +18,11 @@ class Section(BaseModel):
 
 
 class SyntheticData(Section):
-    """Procedural pictures and EEG simulated from them: the embedded default source."""
+    """Pictures and EEG simulated from them: the embedded default source."""
 
     kind: Literal["synthetic"] = "synthetic"
+    pictures: Literal["drawn", "folder"] = "drawn"
+    """`drawn`: procedural, nothing is needed; `folder`: photographs of compute.data_uri, one file a concept."""
     seed: int = 2026
     n_subjects: int = Field(2, ge=1)
     n_train_concepts: int = Field(376, ge=4)
@@ -29,6 +31,15 @@ class SyntheticData(Section):
     n_test_concepts: int = Field(200, ge=2)
     test_repetitions: int = Field(12, ge=1)
     picture_px: int = Field(64, ge=16)
+
+    @model_validator(mode="after")
+    def _one_photograph_each(self) -> Self:
+        if self.pictures == "folder" and self.pictures_per_concept != 1:
+            raise ValueError(
+                "data.source.pictures_per_concept must be 1 where pictures='folder' (one file a concept), got "
+                f"{self.pictures_per_concept}."
+            )
+        return self
 
 
 class MuseData(Section):

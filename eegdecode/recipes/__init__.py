@@ -14,7 +14,7 @@ from typing import Any
 from eegdecode.config import Experiment
 from eegdecode.recipes.atm import atm, atm_published
 from eegdecode.recipes.block_design import distill, distill_wavelet, neuroimagen
-from eegdecode.recipes.demo import demo
+from eegdecode.recipes.demo import canonical, demo
 from eegdecode.recipes.first import bids, eegcvpr40, things_eeg2
 from eegdecode.recipes.muse import muse_gratings, muse_n170
 from eegdecode.recipes.neurobridge import neurobridge, samga
@@ -26,6 +26,7 @@ RECIPES: dict[str, Callable[[], Experiment]] = {
     recipe.__name__: recipe
     for recipe in (
         demo,
+        canonical,
         things_eeg2,
         bids,
         eegcvpr40,

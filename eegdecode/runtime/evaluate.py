@@ -129,12 +129,12 @@ def _retrieval(experiment: Experiment, shards: ShardSet, tested: Tested) -> tupl
 
 def _ideal(experiment: Experiment, shards: ShardSet, tested: Tested, repetitions: int) -> Any:
     """Return what the best possible observer reaches on these very trials; it knows the simulator's parameters."""
-    from eegdecode.data.sources.synthetic import SyntheticSource
+    from eegdecode.data.sources.synthetic import open_synthetic
     from eegdecode.evaluate.ideal_observer import ideal_scores
 
     assert isinstance(experiment.data.source, SyntheticData)
     return ideal_scores(
-        SyntheticSource(experiment.data.source),
+        open_synthetic(experiment.data.source, experiment.compute.data_uri),
         experiment.data.epochs,
         tested.eeg_uv_NCT,
         tested.table,

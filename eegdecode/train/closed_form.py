@@ -58,7 +58,11 @@ def ridge_loo(x_ND: NDArray[np.floating], y_NE: NDArray[np.floating], alphas: tu
 
 @dataclass(frozen=True)
 class Canonical:
-    """Maps of both sides to where they agree best: ``(x - x_mean) @ x_map_DR`` and ``(y - y_mean) @ y_map_ER``."""
+    """Maps of both sides to where they agree best: ``(x - x_mean) @ x_map_DR`` and ``(y - y_mean) @ y_map_ER``.
+
+    The first direction has unit variance on both sides, and one of correlation r a deviation of r over that of the
+    first: each is as long as what it tells of the other side, which is what a cosine between them has to weigh it by.
+    """
 
     x_mean_D: NDArray[np.float64]
     x_map_DR: NDArray[np.float64]
@@ -71,7 +75,7 @@ def canonical(
     y_NE: NDArray[np.floating],
     rank: int,
     x_penalty: float = 0.03,
-    y_penalty: float = 0.1,
+    y_penalty: float = 0.3,
 ) -> Canonical:
     """Return regularised canonical correlations (Hotelling 1936; Vinod 1976) from moments.
 
@@ -96,7 +100,9 @@ def canonical(
         _inverse_root(a.T.astype(np.float64) @ a / len(a), penalty) for a, penalty in ((x, x_penalty), (y, y_penalty))
     )
     u, correlation, vt = np.linalg.svd(x_half.T @ (x.T @ y / len(x)) @ y_half, full_matrices=False)
-    return Canonical(x_mean, x_half @ u[:, :rank], y_half @ vt[:rank].T, correlation[:rank])
+    kept = correlation[:rank]
+    length_R = kept / max(float(kept[0]), 1e-12)
+    return Canonical(x_mean, x_half @ u[:, :rank] * length_R, y_half @ vt[:rank].T * length_R, kept)
 
 
 def _inverse_root(covariance: NDArray[np.float64], penalty: float) -> NDArray[np.float64]:

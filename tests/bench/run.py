@@ -17,12 +17,14 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import bench_encoders
 import bench_prepare
+import bench_recipes
 import bench_stream
 
 GROUPS: dict[str, Callable[[], Iterator[dict[str, Any]]]] = {
     "stream": bench_stream.run,
     "prepare": bench_prepare.run,
     "encoders": bench_encoders.run,
+    "recipes": bench_recipes.run,
 }
 PACKAGES = ("torch", "numpy", "webdataset", "boto3", "mne")
 OUT = Path("runs/bench.jsonl")

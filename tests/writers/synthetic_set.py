@@ -11,6 +11,7 @@ from eegdecode.data import shards
 from eegdecode.data.epochs import cut
 from eegdecode.data.shards import PackedPicture
 from eegdecode.data.sources.forward_model import Generator
+from eegdecode.data.sources.photographs import Photographs
 from eegdecode.data.sources.synthetic import SyntheticSource
 from eegdecode.targets import open_tower
 from eegdecode.targets.spec import parse
@@ -39,19 +40,28 @@ class SyntheticSet:
         Targets of the tower that needs no weights; the others are linear maps of them, or of the concept.
     """
 
-    def __init__(self, folder: Path, config: SyntheticData = SOURCE, generator: Generator | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        config: SyntheticData = SOURCE,
+        generator: Generator | None = None,
+        epochs: Epochs = EPOCHS,
+        data_uri: str = "",
+    ) -> None:
         self.folder, self.uri = folder, str(folder / "eeg")
-        source = SyntheticSource(config, generator)
+        photographs = Photographs(Path(data_uri)) if config.pictures == "folder" else None
+        source = self.source = SyntheticSource(config, generator, photographs)
         listed = source.pictures()
         pictures = [PackedPicture(p.picture, p.concept, p.images()[0]) for p in listed]
         self.ids = [p.picture for p in pictures]
+        self.images = [p.image for p in pictures]
         self.concepts = [p.concept for p in pictures]
         self.training = sorted({p.concept for p in listed if p.partition == "train"})
         row = {name: k for k, name in enumerate(self.ids)}
         part = {p.picture: p.partition for p in listed}
         tables, eeg = [], []
         for ref in source.recordings():
-            trials = cut(source.read(ref), EPOCHS)
+            trials = cut(source.read(ref), epochs)
             tables.append(trials.table)
             eeg.append(trials.eeg_uv_NCT)
         shown = pd.concat(tables, ignore_index=True)
@@ -66,9 +76,9 @@ class SyntheticSet:
         )
         per_shard = [len(part_NCT) for part_NCT in eeg]
         made = shard_set.write_set(self.uri, np.concatenate(eeg), table, per_shard, pictures, pictures_per_shard=50)
-        made = made.model_copy(update={"sfreq_hz": EPOCHS.sfreq_hz, "tmin_s": 0.0, "channels": trials.channels})
+        made = made.model_copy(update={"sfreq_hz": epochs.sfreq_hz, "tmin_s": 0.0, "channels": trials.channels})
         self.manifest: Manifest = shards.publish(self.uri, made, table)
-        self.gabor_PD = open_tower("gabor", "").embed([p.image for p in pictures]).reshape(len(pictures), -1)
+        self.gabor_PD = open_tower("gabor", "").embed(self.images).reshape(len(pictures), -1)
         self._made: dict[str, str] = {}
 
     def target(self, tower: str) -> np.ndarray:

@@ -15,7 +15,7 @@ from PIL import Image
 
 from eegdecode.batch import SourceFact
 from eegdecode.config import SyntheticData
-from eegdecode.data.sources import Picture, Recording, RecordingRef
+from eegdecode.data.sources import Picture, Recording, RecordingRef, local_folder
 from eegdecode.data.sources.forward_model import (
     BLINK_SPREAD,
     CHANNELS,
@@ -27,6 +27,7 @@ from eegdecode.data.sources.forward_model import (
     SubjectModel,
     build_subject,
 )
+from eegdecode.data.sources.photographs import Photographs
 from eegdecode.data.sources.synthetic_pictures import partition, render
 from eegdecode.data.sources.visual_code import VisualCode
 
@@ -59,15 +60,24 @@ class SyntheticSource:
     ----------
     generator
         Amplitudes of the simulation; only tests and studies change them.
+    photographs
+        What is shown where `config.pictures` is ``folder``.
     """
 
     fact = FACT
 
-    def __init__(self, config: SyntheticData, generator: Generator | None = None) -> None:
+    def __init__(
+        self,
+        config: SyntheticData,
+        generator: Generator | None = None,
+        photographs: Photographs | None = None,
+    ) -> None:
         self.config = config
+        self.photographs = photographs
         self.generator = generator or Generator()
         self.findings: list[str] = []
-        train, test = partition(config.seed, config.n_train_concepts, config.n_test_concepts)
+        divided = photographs.divided if photographs else partition
+        train, test = divided(config.seed, config.n_train_concepts, config.n_test_concepts)
         shown = [("train", c, k) for c in train for k in range(config.pictures_per_concept)]
         shown += [("test", c, 0) for c in test]
         ids = [f"{part}/{concept}/{k:02d}" for part, concept, k in shown]
@@ -131,19 +141,26 @@ class SyntheticSource:
 
     def code(self, pictures: list[str]) -> np.ndarray:
         """Return the code of pictures by id, (P, K); the EEG is linear in it up to one factor per picture."""
-        rows = self.table.loc[pictures]
-        rgb_NHW3 = render(self.config.seed, list(rows.concept), list(rows.exemplar), self.config.picture_px)
-        return self._visual(rgb_NHW3, list(rows.concept))
+        row = pd.Series(np.arange(len(self.table)), self.table.index)
+        return np.asarray(self._code_PK[row.loc[pictures].to_numpy()])
+
+    @cached_property
+    def _code_PK(self) -> np.ndarray:
+        # All at once: a run shows a good part of them, and the last bits of a code may depend on its neighbours.
+        return self._visual(self._rgb_NHW3, list(self.table.concept))
 
     @cached_property
     def _visual(self) -> VisualCode:
-        sizes = [STAGES[name].n_code for name in ("early", "texture", "concept")]
-        return VisualCode(self.config.seed, self.config.picture_px, *sizes)
+        early, texture, concept = (STAGES[name].n_code for name in ("early", "texture", "concept"))
+        reference = self._rgb_NHW3[(self.table.partition == "train").to_numpy()] if self.photographs else None
+        return VisualCode(self.config.seed, self.config.picture_px, early, texture, concept, reference)
 
     @cached_property
     def _rgb_NHW3(self) -> np.ndarray:
-        table = self.table
-        return render(self.config.seed, list(table.concept), list(table.exemplar), self.config.picture_px)
+        table, px = self.table, self.config.picture_px
+        if self.photographs:
+            return self.photographs.rgb(list(table.concept), px)
+        return render(self.config.seed, list(table.concept), list(table.exemplar), px)
 
     def _open(self, row: int) -> list[Image.Image]:
         return [Image.fromarray(self._rgb_NHW3[row])]
@@ -221,5 +238,13 @@ def probe() -> Recording:
 
 
 def open_synthetic(config: SyntheticData, data_uri: str) -> SyntheticSource:
-    """Return the simulated source; it needs no folder."""
-    return SyntheticSource(config)
+    """Return the simulated source; it needs a folder for photographs alone.
+
+    Raises
+    ------
+    SourceError
+        Photographs without a folder, or too few.
+    """
+    if config.pictures == "drawn":
+        return SyntheticSource(config)
+    return SyntheticSource(config, photographs=Photographs(local_folder(data_uri, config.kind)))

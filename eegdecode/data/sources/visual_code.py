@@ -1,8 +1,9 @@
 """What the simulated brain computes from a picture: early energies and colour, then texture, then concept.
 
-The early and the texture code are functions of the pixels; the concept code is a random vector per shape and texture,
-which no pixel tells. Each is brought to about zero mean and unit deviation on a fixed set of reference pictures, that
-belongs to no partition.
+The early and the texture code are functions of the pixels. The concept code of a drawn picture is a random vector per
+shape and texture, which no pixel tells; that of a photograph, whose concept is in no catalogue, further components of
+the texture. Each is brought to about zero mean and unit deviation on reference pictures: drawn ones of no partition, or
+the training photographs.
 Shape letters: N picture, H row, W column, 3 colour, F feature, K code, G grid cell.
 """
 
@@ -107,9 +108,31 @@ class Projection:
 
 
 class VisualCode:
-    """Pictures to code vectors: `n_early` + `n_texture` + `n_concept` numbers each."""
+    """Pictures to code vectors: `n_early` + `n_texture` + `n_concept` numbers each.
 
-    def __init__(self, seed: int, px: int, n_early: int, n_texture: int, n_concept: int) -> None:
+    Parameters
+    ----------
+    photographs_NHW3
+        Reference pictures where photographs are shown, uint8; None where pictures are drawn.
+    """
+
+    def __init__(
+        self,
+        seed: int,
+        px: int,
+        n_early: int,
+        n_texture: int,
+        n_concept: int,
+        photographs_NHW3: np.ndarray | None = None,
+    ) -> None:
+        self.group_K = np.repeat(["early", "texture", "concept"], [n_early, n_texture, n_concept])
+        self._drawn = photographs_NHW3 is None
+        if photographs_NHW3 is not None:
+            early, texture = pixel_features(photographs_NHW3)
+            self.early = Projection.fit(early, n_early)
+            self.texture = Projection.fit(texture, n_texture + n_concept)
+            self.deviation_K = np.concatenate([self.early.deviation_K, self.texture.deviation_K])
+            return
         order = np.random.default_rng([seed, 3]).permutation(len(CONCEPTS))[:N_REFERENCE]
         exemplars = [REFERENCE_EXEMPLAR] * len(order)
         early, texture = pixel_features(render(seed, [CONCEPTS[i] for i in order], exemplars, px))
@@ -119,11 +142,12 @@ class VisualCode:
         self.shape_SK = dict(zip(SHAPES, rng.standard_normal((len(SHAPES), n_concept)), strict=True))
         self.texture_SK = dict(zip(TEXTURES, rng.standard_normal((len(TEXTURES), n_concept)), strict=True))
         self.deviation_K = np.concatenate([self.early.deviation_K, self.texture.deviation_K, np.ones(n_concept)])
-        self.group_K = np.repeat(["early", "texture", "concept"], [n_early, n_texture, n_concept])
 
     def __call__(self, rgb_NHW3: np.ndarray, concepts: Sequence[str]) -> np.ndarray:
         """Return the code of pictures, float64 (N, K)."""
         early, texture = pixel_features(rgb_NHW3)
+        if not self._drawn:
+            return np.concatenate([self.early(early), self.texture(texture)], axis=1)
         names = [concept.split("-") for concept in concepts]
         concept = np.stack([(self.shape_SK[shape] + self.texture_SK[wave]) / np.sqrt(2) for shape, wave in names])
         return np.concatenate([self.early(early), self.texture(texture), concept], axis=1)

@@ -53,6 +53,8 @@ def test_canonical_directions_are_those_of_scikit_learn() -> None:
     expected = CCA(n_components=2, scale=False, max_iter=5000, tol=1e-10).fit(x, y).transform(x, y)
     for k in range(2):
         assert np.corrcoef(a[:, k], b[:, k])[0, 1] == pytest.approx(found.correlation_R[k], abs=1e-5)
+        length = found.correlation_R[k] / found.correlation_R[0]  # what it tells of the other side
+        assert (a[:, k].std(), b[:, k].std()) == pytest.approx((length, length), rel=1e-5)
         assert abs(np.corrcoef(a[:, k], expected[0][:, k])[0, 1]) > 0.999
         assert abs(np.corrcoef(b[:, k], expected[1][:, k])[0, 1]) > 0.999
 

@@ -38,6 +38,7 @@ SMALL: dict[str, Any] = {
 """For all of them; the course of a paper would take hours."""
 ALSO: dict[str, dict[str, Any]] = {
     "demo": {"targets.project": 8, "protocol.n_val": 3, "schedule.lr": 1e-5},
+    "canonical": {"targets.project": 8, "protocol.n_val": 3},
     "things_eeg2": {"targets.project": 8, "protocol.n_val": 3, "schedule.lr": 1e-5},
     "bids": {"targets.project": 8, "protocol.n_val": 3, "schedule.lr": 1e-5},
     "eegcvpr40": {"targets.project": 8, "protocol.n_val": 3, "schedule.lr": 1e-5},

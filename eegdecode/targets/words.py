@@ -1,0 +1,85 @@
+"""Gabor energies of the picture beside the words of its concept: looks and meaning in one target, without weights.
+
+A word has a fixed random vector, drawn from the digest of its letters, so that nothing is fitted and no list of words
+is kept. Words that two concepts share bring them together; words that no training concept has tell nothing.
+Early visual areas answer to energies, later ones to what a thing is (Grill-Spector & Weiner 2014, Nature Reviews
+Neuroscience 15, 536), which no filter of pixels tells.
+Shape letters: N picture, D embedding.
+"""
+
+import hashlib
+import re
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from eegdecode.batch import TargetFact
+from eegdecode.targets.gabor import GaborTower
+from eegdecode.targets.spec import Spec
+
+WORD_DIM = 128
+"""Length of a word's vector: random directions among a few hundred words are then nearly at right angles."""
+WORD_SHARE = 0.2
+"""Power of the words over the power of the energies, about."""
+_PART, _WORD = re.compile(r"[-\s]+"), re.compile(r"[-_\s]+")
+
+
+def words_of(concept: str) -> tuple[str, ...]:
+    """Return the parts of a concept's name and their words, each once, sorted: ``disc-stripes_fine`` has four."""
+    name = concept.lower().strip()
+    return tuple(sorted({word for pattern in (_PART, _WORD) for word in pattern.split(name) if word}))
+
+
+def word_vector(word: str) -> NDArray[np.float32]:
+    """Return the vector of a word, (WORD_DIM,), of about unit length and the same everywhere."""
+    seed = int.from_bytes(hashlib.sha256(word.encode()).digest()[:8], "big")
+    # Signs from the raw stream of PCG64, which NumPy promises to keep; its normal variates it does not.
+    bits = np.unpackbits(np.random.PCG64(seed).random_raw(WORD_DIM // 64).astype(">u8").view(np.uint8))
+    vector: NDArray[np.float32] = ((2.0 * bits - 1.0) / np.sqrt(WORD_DIM)).astype(np.float32)
+    return vector
+
+
+class GaborWordsTower:
+    """The numbers of `GaborTower`, then `WORD_DIM` numbers of the concept's words."""
+
+    def __init__(self) -> None:
+        self._gabor = GaborTower()
+        energies = self._gabor.fact
+        dim = energies.dim + WORD_DIM
+        self._scale = np.float32(np.sqrt(WORD_SHARE * energies.dim))
+        self.fact = TargetFact(
+            tower="gabor_words",
+            layer=f"{energies.layer}+words",
+            revision=f"{energies.revision}+signs{WORD_DIM}x{WORD_SHARE:g}",
+            preprocessing=f"{energies.preprocessing} | concept split at hyphens, underscores and spaces, lower case",
+            dim=dim,
+            shape=(dim,),
+        )
+
+    def embed(self, images: list[Image.Image], concepts: list[str] | None = None) -> NDArray[np.float32]:
+        """Return the embeddings, float32 (N, D).
+
+        Raises
+        ------
+        ValueError
+            No concept for each picture.
+        """
+        if concepts is None or len(concepts) != len(images):
+            raise ValueError(
+                f"gabor_words needs one concept for each of {len(images)} pictures, got "
+                f"{'none' if concepts is None else len(concepts)}: embed(images, concepts)."
+            )
+        word_ND = np.zeros((len(images), WORD_DIM), np.float32)
+        for n, concept in enumerate(concepts):
+            found = words_of(concept)
+            for word in found:
+                word_ND[n] += word_vector(word)
+            # A long name is not a loud one.
+            word_ND[n] *= self._scale / np.float32(np.sqrt(max(len(found), 1)))
+        return np.concatenate([self._gabor.embed(images), word_ND], axis=1)
+
+
+def open_gabor_words(spec: Spec, weights_uri: str) -> GaborWordsTower:
+    """Make the tower of the spec ``gabor_words``; it needs no weights."""
+    return GaborWordsTower()
