@@ -5,6 +5,7 @@ Shape letters: N trial, Q query, G gallery, L label, D embedding, S subject, U c
 """
 
 import hashlib
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
@@ -62,6 +63,8 @@ class RetrievalScore(Section):
     """n-way top-k retrieval; the mean over subjects, with everything it takes to judge it."""
 
     n_way: int
+    gallery_digest: str = ""
+    """sha256 of the candidates' labels, whatever their order; empty in reports of earlier releases."""
     n_queries: int
     n_subjects: int
     repetitions: float
@@ -244,6 +247,7 @@ def retrieval_report(
     n_way = len(label_G)
     return RetrievalScore(
         n_way=n_way,
+        gallery_digest=gallery_digest(gallery),
         n_queries=len(index_Q),
         n_subjects=len(per_subject),
         repetitions=1.0 if repetitions_Q is None else float(np.mean(repetitions_Q)),
@@ -266,6 +270,32 @@ def retrieval_report(
         per_subject=per_subject,
         per_fold={name: part(rows, False) for name, rows in folds.items()},
     )
+
+
+def gallery_digest(gallery: Sequence[str]) -> str:
+    """Return the sha256 of the labels of the candidates, in sorted order, each as often as it comes."""
+    return hashlib.sha256(json.dumps(sorted(map(str, gallery))).encode()).hexdigest()
+
+
+def check_comparable(first: RetrievalScore, second: RetrievalScore) -> None:
+    """Refuse to hold two scores against each other that answer different questions.
+
+    Raises
+    ------
+    ValueError
+        Another number of candidates, other candidates, or another number of repetitions averaged.
+    """
+    for field, what in (
+        ("n_way", "the same number of candidates"),
+        ("gallery_digest", "the same candidates"),
+        ("repetitions", "the same number of repetitions averaged"),
+    ):
+        ours, theirs = getattr(first, field), getattr(second, field)
+        if ours != theirs or ours == "":
+            raise ValueError(
+                f"scores that are compared must have {what}, got {field} {ours or 'unknown'} and "
+                f"{theirs or 'unknown'}. Score both runs again under one protocol."
+            )
 
 
 def repetition_point(
