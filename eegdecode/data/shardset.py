@@ -398,7 +398,7 @@ class ShardSet:
         return Untested(np.flatnonzero(self.part_of(fold) == _PARTS[part]).astype(np.int64))
 
     def check_apart(self, fold: Fold) -> None:
-        """Refuse a fold by concept or picture whose test pictures are shown in another part as well.
+        """Refuse a fold whose pictures (and concepts) are to be new, and whose test pictures another part shows too.
 
         `make_folds` refuses that too, from the labels of the table. A fold also comes out of a bundle, or by hand, and
         a trial may carry another label than the picture it shows: this asks what was shown, trial by trial.
@@ -406,9 +406,9 @@ class ShardSet:
         Raises
         ------
         ValueError
-            A picture in test and in train or val, or a concept for a fold by concept.
+            A picture in test and in train or val, or a concept unless the fold is by picture.
         """
-        if fold.by not in ("concept", "picture"):
+        if fold.by in ("run", "subject"):
             return
         part_N = self.part_of(fold)
         tested, other = (
@@ -422,7 +422,7 @@ class ShardSet:
                 f"'{self.picture_ids[both[0]]}' in both ({len(both)} such). The trial table names its concept or "
                 "picture differently in different trials: correct it, and prepare the set again."
             )
-        if fold.by == "concept":
+        if fold.by != "picture":
             shared = sorted(
                 {self.picture_concepts[row] for row in tested} & {self.picture_concepts[row] for row in other}
             )

@@ -21,7 +21,7 @@ from eegdecode.bundle import Bundle, BundleFact, Gallery
 from eegdecode.config import CONCEPT, Experiment
 from eegdecode.data.augment import augment
 from eegdecode.data.shardset import ShardSet, Untested
-from eegdecode.data.splits import TEST, group_of
+from eegdecode.data.splits import TEST, VAL, group_of
 from eegdecode.data.stream import Stream
 from eegdecode.data.whiten import fit_front
 from eegdecode.diffusion.drawer import Drawer
@@ -36,7 +36,7 @@ from eegdecode.train.task import DecodingTask
 FRONT_TRIALS = 20_000
 """Trials the front is fitted on at most: its covariance is long settled by then."""
 Scores = Mapping[str, float]
-_NEW = ("concept", "picture")
+_NEW = ("concept", "picture", "subject_concept")
 """Divisions whose test pictures were not shown in training."""
 
 
@@ -240,6 +240,10 @@ def _augmentation(experiment: Experiment, sfreq_hz: float) -> Callable[[TrialBat
 def drawn_rows(shards: ShardSet, folds: tuple[Fold, ...]) -> NDArray[np.int64]:
     """Return the picture rows a drawer may learn from: none of a concept that a fold tests or validates on."""
     held = {by: {name for fold in folds if fold.by == by for name in (*fold.test, *fold.val)} for by in _NEW}
+    for fold in folds:
+        if fold.by == "subject_concept":
+            rows_N = shards.picture_row[np.isin(shards.part_of(fold), (VAL, TEST))]
+            held["concept"] |= {shards.picture_concepts[row] for row in np.unique(rows_N).tolist()}
     # A class of several images has a row for each, named after it.
     rows = [
         row
@@ -380,6 +384,9 @@ MAX_GAIN = 3.0
 
 
 def _gallery_rows(shards: ShardSet, fold: Fold) -> NDArray[np.int64]:
+    if fold.by == "subject_concept":  # all test pictures, also those this subject has no trial of: one gallery
+        tested_N = shards.table["partition"].to_numpy(str) == "test"
+        return np.unique(shards.picture_row[tested_N]).astype(np.int64)
     groups = group_of(shards.table, fold.by)
     rows: NDArray[np.int64] = np.unique(shards.picture_row[np.isin(groups, fold.test)])
     return rows
