@@ -71,8 +71,9 @@ class Fold(Section):
     """One train/val/test division of whole groups. Overlap is refused."""
 
     name: str
-    by: Literal["concept", "picture", "run", "subject"]
-    """Column of the trial table the groups are values of (`run` means subject_session_run)."""
+    by: Literal["concept", "picture", "run", "subject", "subject_concept"]
+    """Column of the trial table the groups are values of (`run` means subject_session_run; `subject_concept` a concept
+    as shown to a subject)."""
     train: tuple[str, ...]
     val: tuple[str, ...]
     test: tuple[str, ...]

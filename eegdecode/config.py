@@ -375,15 +375,25 @@ class Schedule(Section):
 class Protocol(Section):
     """Everything that decides what a score means; copied into every bundle and report."""
 
-    split_by: Literal["concept", "picture", "run", "subject"] = "concept"
+    split_by: Literal["concept", "picture", "run", "subject", "subject_concept"] = "concept"
     """`concept`: the source's own test concepts; `picture`: its own test pictures, of concepts that are trained on too;
-    `run`, `subject`: leave one out."""
+    `run`, `subject`: leave one out; `subject_concept`: leave one subject out, trained on the training concepts of the
+    others and tested on the source's test concepts as the left-out subject saw them (the inter-subject protocol of
+    THINGS-EEG2)."""
     also_split_by: tuple[Literal["run", "subject"], ...] = ()
     """Further divisions of the same trials, each trained and scored on its own folds."""
     n_val: int = Field(40, ge=0)
     """Groups (concepts, runs, subjects) of the training part held for validation, per fold."""
+    calibration_concepts: int = Field(0, ge=0)
+    """Few-shot calibration, for `subject_concept`: so many of a fold's training concepts, drawn by `seed`, are learnt
+    from the left-out subject's trials too. Never concepts that validate or test."""
     gallery: Literal["picture", "concept"] = "picture"
-    """Candidates that are ranked: the pictures shown, or one per concept."""
+    """Candidates that are ranked: the pictures shown, or the centre (mean of unit-norm targets) of each test concept.
+    Centres are of training pictures with `split_by=picture`; else of the concept's other test pictures, the one shown
+    left out of its own. A source with one test picture a concept has that picture for a centre."""
+    n_way: int = Field(0, ge=0)
+    """Candidates in a gallery; 0: all that are tested. Fewer: the right one among the others, drawn at random, and the
+    score is the exact mean over all draws. More: training pictures, drawn by `seed`, are added as distractors."""
     contrast: tuple[str, str] | None = None
     """Two labels between which a ROC AUC is computed; matched as the start of a concept's name."""
     test_repetitions: int = Field(0, ge=0)
@@ -398,6 +408,22 @@ class Protocol(Section):
     permute: Literal["pictures", "trials", "positions"] = "pictures"
     """What the null exchanges: picture labels, labels within a run, or labels by position, one order for all runs."""
     seed: int = 0
+
+    @model_validator(mode="after")
+    def _calibrated_and_ranked(self) -> Self:
+        if self.calibration_concepts and self.split_by != "subject_concept":
+            raise ValueError(
+                f"protocol.calibration_concepts={self.calibration_concepts} needs protocol.split_by='subject_concept', "
+                f"got '{self.split_by}'."
+            )
+        if self.n_way == 1:
+            raise ValueError("protocol.n_way must be at least 2, or 0 for all that are tested, got 1.")
+        if (self.n_way or self.gallery == "concept") and self.split_by in ("run", "subject"):
+            raise ValueError(
+                f"protocol.n_way and gallery='concept' need a split with pictures of its own to test, got split_by="
+                f"'{self.split_by}'. Use 'concept', 'picture' or 'subject_concept'."
+            )
+        return self
 
     @model_validator(mode="after")
     def _selectable(self) -> Self:
@@ -523,7 +549,7 @@ class Experiment(Section):
     @model_validator(mode="after")
     def _noise_is_of_training_trials(self) -> Self:
         ways = (self.protocol.split_by, *self.protocol.also_split_by)
-        if self.data.epochs.mvnn != "none" and not set(ways) <= {"concept", "picture"}:
+        if self.data.epochs.mvnn != "none" and not set(ways) <= {"concept", "picture", "subject_concept"}:
             raise ValueError(
                 f"data.epochs.mvnn='{self.data.epochs.mvnn}' is fitted once, on the pictures that the source calls "
                 f"training ones, and a protocol that splits by {ways[0]} would test on them. Set mvnn='none' and "

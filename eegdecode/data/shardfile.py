@@ -115,6 +115,15 @@ class Array(NamedTuple):
     shape: tuple[int, ...]
 
 
+def index_of(files: Files, fact: ShardFact) -> TarIndex:
+    """Return the index of a shard; the shard itself is not fetched."""
+    path, lease = files.open(fact.index, small=True)
+    index = TarIndex.from_bytes(fact.index.name, path.read_bytes())
+    if lease is not None:
+        lease.close()
+    return index
+
+
 class Shard:
     """A mapped tar and where its fields lie.
 
@@ -122,14 +131,13 @@ class Shard:
     ----------
     n, stride
         Samples, and bytes from one to the next where all are equally long and can be copied in one call; else 0.
+    keys
+        Name of each sample.
     """
 
     def __init__(self, files: Files, fact: ShardFact, array: Array | None = None) -> None:
         self.name = fact.tar.name
-        index_path, index_lease = files.open(fact.index, small=True)
-        index = TarIndex.from_bytes(fact.index.name, index_path.read_bytes())
-        if index_lease is not None:
-            index_lease.close()
+        index = index_of(files, fact)
         if (index.tar_sha256, index.tar_bytes) != (fact.tar.sha256, fact.tar.size_bytes):
             raise ValueError(
                 f"index {fact.index.name} does not belong to its shard {self.name}: it was made for a tar with sha256 "
@@ -138,7 +146,7 @@ class Shard:
         if len(index.keys) != fact.n_samples:
             raise ValueError(f"{self.name} must hold {fact.n_samples} samples, its index has {len(index.keys)}.")
         self.n, self.n_bytes, self.stride = fact.n_samples, fact.tar.size_bytes, 0
-        self._index = index
+        self._index, self.keys = index, index.keys
         path, self._lease = files.open(fact.tar)
         self._bytes = np.memmap(path, dtype=np.uint8, mode="r")
         if array is not None:

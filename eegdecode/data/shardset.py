@@ -8,9 +8,9 @@ import json
 import re
 import threading
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, NewType, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -22,11 +22,14 @@ from eegdecode import storage
 from eegdecode.batch import SCHEMA_VERSION, Fold, Manifest, ShardFact, Signed, TargetManifest
 from eegdecode.config import Protocol
 from eegdecode.data.cache import CacheFullError
-from eegdecode.data.shardfile import Array, Files, Memory, Shard
+from eegdecode.data.shardfile import Array, Files, Memory, Shard, index_of
 from eegdecode.data.sources.pictures import open_picture
 from eegdecode.data.splits import COLUMNS, TEST, TRAIN, VAL, columns_of, make_folds, part_of
 
 SignedT = TypeVar("SignedT", bound=Signed)
+Untested = NewType("Untested", np.ndarray)
+"""Trials that may be learnt from or selected on: what `ShardSet.trials_of` returns, and nothing else does. Streams and
+validations take these, so handing them the trials of `test_trials` does not type-check."""
 MANIFEST_NAME = "manifest.json"
 TABLE_NAME = "table.parquet"
 
@@ -127,7 +130,7 @@ def open_shards(
     files = Files(uri, cache_dir, cache_bytes, verify)
     shards = ShardSet(read_manifest(uri), files, protocol)
     for name, target_uri in (targets or {}).items():
-        shards.targets[name] = open_targets(target_uri, shards.manifest, cache_dir, cache_bytes)
+        shards.targets[name] = open_targets(target_uri, shards, cache_dir, cache_bytes)
     return shards
 
 
@@ -145,8 +148,8 @@ class TargetSet:
         What was published.
     """
 
-    def __init__(self, manifest: TargetManifest, files: Files) -> None:
-        self.manifest, self._files = manifest, files
+    def __init__(self, manifest: TargetManifest, files: Files, keys: Callable[[], Sequence[str]]) -> None:
+        self.manifest, self._files, self._keys = manifest, files, keys
         files.prefetch(file for fact in manifest.shards for file in (fact.index, fact.tar))
 
     @cached_property
@@ -156,13 +159,19 @@ class TargetSet:
         Raises
         ------
         ValueError
-            If a file is not what was published.
+            If a file is not what was published, or a target is not in the row of its own picture.
         """
-        manifest = self.manifest
+        manifest, keys = self.manifest, self._keys()
         target_PD = np.empty((manifest.n_pictures, manifest.target.dim), np.float32)
         row = 0
         for fact in manifest.shards:
             shard = Shard(self._files, fact, Array("target.npy", "<f4", (manifest.target.dim,)))
+            for k, (key, wanted) in enumerate(zip(shard.keys, keys[row : row + shard.n], strict=False)):
+                if key != wanted:
+                    raise ValueError(
+                        f"{self._files.uri}: target {row + k} must be that of picture '{wanted}', got that of '{key}': "
+                        "targets and pictures are paired by name. Run jobs/targets.py again."
+                    )
             shard.copy(np.arange(shard.n), target_PD[row : row + shard.n])
             row += shard.n
             shard.close()
@@ -174,23 +183,23 @@ class TargetSet:
 
 
 def open_targets(
-    uri: str, pictures: Manifest, cache_dir: str | None = None, cache_bytes: int | None = None
+    uri: str, shards: "ShardSet", cache_dir: str | None = None, cache_bytes: int | None = None
 ) -> TargetSet:
-    """Open a published target set, and hold it against the pictures it is asked for.
+    """Open a published target set, and hold it against the pictures of the set it is asked for.
 
     Raises
     ------
     ValueError
         If it was made for other pictures, or its manifest is not what was published.
     """
-    manifest = read_signed(uri, TargetManifest)
+    manifest, pictures = read_signed(uri, TargetManifest), shards.manifest
     if (manifest.pictures_digest, manifest.n_pictures) != (pictures.pictures_digest, pictures.n_pictures):
         raise ValueError(
             f"{uri}: targets must be those of the set's {pictures.n_pictures} pictures "
             f"({pictures.pictures_digest[:12]}), got {manifest.n_pictures} ({manifest.pictures_digest[:12]}): the "
             "pictures changed since. Run jobs/targets.py again."
         )
-    return TargetSet(manifest, Files(uri, cache_dir, cache_bytes, verify=True))
+    return TargetSet(manifest, Files(uri, cache_dir, cache_bytes, verify=True), lambda: shards.picture_keys)
 
 
 class ShardSet:
@@ -376,7 +385,7 @@ class ShardSet:
         """Drop what was to be fetched and has not begun; a process waits for all of it otherwise before it ends."""
         self._files.stop_prefetch()
 
-    def trials_of(self, fold: Fold, part: Literal["train", "val"]) -> np.ndarray:
+    def trials_of(self, fold: Fold, part: Literal["train", "val"]) -> Untested:
         """Return the trials of a part, int64, ascending.
 
         Raises
@@ -386,7 +395,47 @@ class ShardSet:
         """
         if part not in _PARTS:
             raise ValueError(f"part must be 'train' or 'val', got '{part}': only scoring sees the test part.")
-        return np.flatnonzero(self.part_of(fold) == _PARTS[part]).astype(np.int64)
+        return Untested(np.flatnonzero(self.part_of(fold) == _PARTS[part]).astype(np.int64))
+
+    def check_apart(self, fold: Fold) -> None:
+        """Refuse a fold whose pictures (and concepts) are to be new, and whose test pictures another part shows too.
+
+        `make_folds` refuses that too, from the labels of the table. A fold also comes out of a bundle, or by hand, and
+        a trial may carry another label than the picture it shows: this asks what was shown, trial by trial.
+
+        Raises
+        ------
+        ValueError
+            A picture in test and in train or val, or a concept unless the fold is by picture.
+        """
+        if fold.by in ("run", "subject"):
+            return
+        part_N = self.part_of(fold)
+        tested, other = (
+            set(np.unique(self.picture_row[rows_N]).tolist())
+            for rows_N in (part_N == TEST, (part_N == TRAIN) | (part_N == VAL))
+        )
+        both = sorted(tested & other)
+        if both:
+            raise ValueError(
+                f"fold '{fold.name}': a picture of the test part must be shown in no other, got repetitions of "
+                f"'{self.picture_ids[both[0]]}' in both ({len(both)} such). The trial table names its concept or "
+                "picture differently in different trials: correct it, and prepare the set again."
+            )
+        if fold.by != "picture":
+            shared = sorted(
+                {self.picture_concepts[row] for row in tested} & {self.picture_concepts[row] for row in other}
+            )
+            if shared:
+                raise ValueError(
+                    f"fold '{fold.name}': a concept of the test part must be in no other, got pictures of "
+                    f"'{shared[0]}' in both ({len(shared)} such). Correct the concepts, and prepare the set again."
+                )
+
+    @cached_property
+    def picture_keys(self) -> tuple[str, ...]:
+        """Names of the pictures in their shards, by row; of the pictures only the indexes are read."""
+        return tuple(key for fact in self.manifest.pictures for key in index_of(self._files, fact).keys)
 
     @cached_property
     def picture_ids(self) -> tuple[str, ...]:

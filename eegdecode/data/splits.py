@@ -3,6 +3,7 @@
 Overlap is refused, never repaired. Which groups validate is drawn from (protocol.seed, number of the fold).
 """
 
+from collections.abc import Collection
 from typing import Literal
 
 import numpy as np
@@ -13,7 +14,7 @@ from eegdecode.batch import Fold
 from eegdecode.config import Protocol
 
 TRAIN, VAL, TEST, NONE = 0, 1, 2, -1
-By = Literal["concept", "picture", "run", "subject"]
+By = Literal["concept", "picture", "run", "subject", "subject_concept"]
 _OF_PARTITION = ["picture", "concept", "partition"]
 
 
@@ -22,6 +23,7 @@ COLUMNS = {
     "picture": ["picture"],
     "subject": ["subject"],
     "run": ["subject", "session", "run"],
+    "subject_concept": ["subject", "concept"],
 }
 
 
@@ -65,8 +67,8 @@ def groups(table: pd.DataFrame, by: By) -> tuple[npt.NDArray[np.int64], tuple[st
 def columns_of(protocol: Protocol) -> list[str]:
     """Return the columns of the trial table that `make_folds` reads for a protocol."""
     ways = (protocol.split_by, *protocol.also_split_by)
-    own = [name for by in ways for name in (_OF_PARTITION if by in ("concept", "picture") else COLUMNS[by])]
-    return list(dict.fromkeys(own))
+    own = [name for by in ways for name in (COLUMNS[by] if by in ("run", "subject") else _OF_PARTITION)]
+    return list(dict.fromkeys([*own, *(["subject"] if "subject_concept" in ways else [])]))
 
 
 def make_folds(table: pd.DataFrame, protocol: Protocol) -> tuple[Fold, ...]:
@@ -76,6 +78,9 @@ def make_folds(table: pd.DataFrame, protocol: Protocol) -> tuple[Fold, ...]:
     in no other part. By picture there is one fold, ``pictures``, of the source's own partitions: the same concepts are
     on all sides, and the score is about new pictures of known classes. By run or subject there is one fold for each
     group, which is its test part; the same pictures are then on all sides, and the score is about new runs or people.
+    By subject_concept there is one fold for each subject: what is tested are the test concepts as that subject saw
+    them, what is learnt the training concepts as the others saw them, and as many of the subject's own as
+    `protocol.calibration_concepts` says; the other trials are in no part.
 
     Parameters
     ----------
@@ -97,6 +102,8 @@ def make_folds(table: pd.DataFrame, protocol: Protocol) -> tuple[Fold, ...]:
 def _folds(table: pd.DataFrame, by: By, protocol: Protocol) -> list[Fold]:
     if by in ("concept", "picture"):
         return [_partition_fold(table, by, protocol)]
+    if by == "subject_concept":
+        return _subject_concept_folds(table, protocol)
     names = sorted(groups(table, by)[1])
     n_left = len(names) - 1
     if protocol.n_val >= n_left:
@@ -166,3 +173,52 @@ def _partition_fold(table: pd.DataFrame, by: By, protocol: Protocol) -> Fold:
             raise ValueError(f"protocol.n_val must be less than the {len(train)} training {by}s, got {protocol.n_val}.")
         train, val = _hold_out(list(train), protocol.n_val, [protocol.seed, 0])
     return Fold(name=f"{by}s", by=by, train=train, val=val, test=tuple(sorted(part["test"])))
+
+
+def _subject_concept_folds(table: pd.DataFrame, protocol: Protocol) -> list[Fold]:
+    """Return a fold for each subject, of the concepts that the fold by concept has: overlap is refused there."""
+    concepts = _partition_fold(table, "concept", protocol)
+    shown: dict[str, list[str]] = {}
+    pairs = table[COLUMNS["subject_concept"]].drop_duplicates().astype(str)
+    for subject, concept in zip(pairs["subject"], pairs["concept"], strict=True):
+        shown.setdefault(subject, []).append(concept)
+    if len(shown) < 2:
+        raise ValueError(f"protocol.split_by='subject_concept' needs at least 2 subjects, got {sorted(shown)}.")
+    name_of = {(subject, concept): f"{subject}_{concept}" for subject, seen in shown.items() for concept in seen}
+    if len(set(name_of.values())) != len(name_of):
+        doubled = pd.Series(list(name_of.values()))
+        raise ValueError(
+            f"'{doubled[doubled.duplicated()].iloc[0]}' names two pairs of subject and concept: rename the subjects."
+        )
+    if protocol.calibration_concepts > len(concepts.train):
+        raise ValueError(
+            f"protocol.calibration_concepts must be at most the {len(concepts.train)} concepts that are trained on, "
+            f"got {protocol.calibration_concepts}."
+        )
+
+    def seen_by(subjects: list[str], wanted: Collection[str]) -> tuple[str, ...]:
+        return tuple(sorted(name_of[s, c] for s in subjects for c in shown[s] if c in wanted))
+
+    train, val, test = set(concepts.train), set(concepts.val), set(concepts.test)
+    folds = []
+    for index, left in enumerate(sorted(shown)):
+        others = [subject for subject in sorted(shown) if subject != left]
+        # What the left-out subject saw decides: a concept whose trials were all dropped cannot calibrate.
+        own = [concept for concept in concepts.train if concept in set(shown[left])]
+        rng = np.random.default_rng([protocol.seed, index, 1])
+        drawn = {own[k] for k in rng.permutation(len(own))[: protocol.calibration_concepts]}
+        if len(drawn) < protocol.calibration_concepts:
+            raise ValueError(
+                f"protocol.calibration_concepts={protocol.calibration_concepts}: subject '{left}' saw only {len(own)} "
+                "of the concepts that are trained on."
+            )
+        folds.append(
+            Fold(
+                name=f"subject_concept-{left}",
+                by="subject_concept",
+                train=(*seen_by(others, train), *seen_by([left], drawn)),
+                val=seen_by(others, val),
+                test=seen_by([left], test),
+            )
+        )
+    return folds

@@ -20,7 +20,7 @@ from eegdecode import collectives
 from eegdecode.batch import TrialBatch
 from eegdecode.config import Stream as Spec
 from eegdecode.data.order import Order, key_of, permuted
-from eegdecode.data.shardset import ShardSet
+from eegdecode.data.shardset import ShardSet, Untested
 
 Residency = Literal["auto", "disk", "ram", "device"]
 ROOM = 0.6
@@ -62,7 +62,7 @@ class Stream:
     def __init__(
         self,
         shards: ShardSet,
-        trials: I64,
+        trials: Untested,
         batch: int,
         seed: int,
         rank: int,

@@ -92,6 +92,7 @@ def protocol_line(report: Mapping[str, Any], averaged: bool = True) -> str:
         "picture": "test pictures no decoder was trained on, of concepts that it was",
         "run": "leave one run out",
         "subject": "leave one subject out",
+        "subject_concept": "leave one subject out, test concepts no decoder was trained on",
     }[protocol["split_by"]]
     kept = "step kept by validation score" if protocol["selection"] == "validation" else "last step kept"
     parts = [split, f"{kept}, never by a test score", "inductive: no statistic of the test set is used"]

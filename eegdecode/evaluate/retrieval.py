@@ -5,6 +5,7 @@ Shape letters: N trial, Q query, G gallery, L label, D embedding, S subject, U c
 """
 
 import hashlib
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
@@ -12,6 +13,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
+from scipy import stats
 
 from eegdecode import metrics
 from eegdecode.config import Section
@@ -62,6 +64,8 @@ class RetrievalScore(Section):
     """n-way top-k retrieval; the mean over subjects, with everything it takes to judge it."""
 
     n_way: int
+    gallery_digest: str = ""
+    """sha256 of the candidates' labels, whatever their order; empty in reports of earlier releases."""
     n_queries: int
     n_subjects: int
     repetitions: float
@@ -177,6 +181,56 @@ def candidates(
     return names, _unit(np.stack([unit_PD[concept_P == name].mean(axis=0) for name in names]), "concept centre")
 
 
+def centre_scores(
+    z_QD: NDArray[Any],
+    target_PD: NDArray[Any],
+    pictures: Sequence[str],
+    concepts: Sequence[str],
+    shown_Q: Sequence[str] | NDArray[Any],
+    concept_Q: Sequence[str] | NDArray[Any],
+    normalise: Literal["both", "target"] = "both",
+) -> tuple[tuple[str, ...], NDArray[np.float32]]:
+    """Return concepts (U) and scores (Q, U) against their centres: means of the unit-norm targets of their pictures.
+
+    The picture of a query takes no part in the centre of its concept, or its own target would be half of the answer
+    where there are two. Where every concept has the one picture that is shown, that is its centre, as NICE's galleries
+    are rebuilt where its further photographs are in no recording.
+
+    Parameters
+    ----------
+    target_PD, pictures, concepts
+        The pictures that centres are of, P of them.
+    shown_Q, concept_Q
+        Picture and concept of each query.
+
+    Raises
+    ------
+    ValueError
+        Some concepts with one picture, which is shown, and some with several: the former had no centre.
+    """
+    unit_PD = _unit(target_PD, "gallery target")
+    names, concept_P, count_U = np.unique(np.asarray(concepts), return_inverse=True, return_counts=True)
+    labels, centre_UD = candidates("concept", target_PD, pictures, concepts)
+    scores_QU = score_matrix(z_QD, centre_UD, normalise)
+    row = {picture: k for k, picture in enumerate(pictures)}
+    place = {name: u for u, name in enumerate(names.tolist())}
+    sum_UD = np.stack([unit_PD[concept_P == u].sum(axis=0) for u in range(len(names))])
+    if (count_U == 1).all():
+        return labels, scores_QU
+    for q, (picture, concept) in enumerate(zip(np.asarray(shown_Q), np.asarray(concept_Q), strict=True)):
+        if picture not in row:
+            continue
+        u = place[concept]
+        if count_U[u] == 1:
+            raise ValueError(
+                f"a centre needs a picture beside the one shown, and concept '{concept}' has '{picture}' alone while "
+                f"others have several. Leave the concept out, or set protocol.gallery='picture'."
+            )
+        own_D = sum_UD[u] - unit_PD[row[picture]]
+        scores_QU[q, u] = score_matrix(z_QD[q : q + 1], own_D[None], normalise)[0, 0]
+    return labels, scores_QU
+
+
 def score_matrix(
     z_QD: NDArray[Any], gallery_GD: NDArray[Any], normalise: Literal["both", "target"] = "both"
 ) -> NDArray[np.float32]:
@@ -203,6 +257,7 @@ def retrieval_report(
     repetitions_Q: Ints | None = None,
     fold_Q: Sequence[str] | NDArray[Any] | None = None,
     unit: str = "concepts",
+    n_way: int = 0,
 ) -> RetrievalScore:
     """Score a matrix of queries against candidates; the headline is the mean over subjects.
 
@@ -212,13 +267,17 @@ def retrieval_report(
         Label of each candidate, and of the picture shown in each query. A label on several candidates: any is right.
     concept_Q, unit
         What the interval resamples, drawn alike for all subjects, and its name.
+    n_way
+        Size of the galleries the score is of, 0: all candidates. With fewer, every query is ranked among n - 1 others
+        drawn at random; each of its scores is the exact mean over all such draws, so no draw decides.
 
     Raises
     ------
     ValueError
-        A picture shown that is no candidate, scores that are not finite, lengths that differ.
+        A picture shown that is no candidate, scores that are not finite, lengths that differ, an `n_way` above the
+        candidates or with several candidates of one label.
     """
-    hits = {k: _hits(scores_QG, gallery, shown_Q, k) for k in (1, 5)}
+    hits = {k: _hits(scores_QG, gallery, shown_Q, k, n_way) for k in (1, 5)}
     shown_L, label_G = np.unique(np.asarray(gallery), return_inverse=True)
     index_Q = np.searchsorted(shown_L, np.asarray(shown_Q))
     subject_Q, concept_Q = np.asarray(subject_Q), np.asarray(concept_Q)
@@ -228,22 +287,32 @@ def retrieval_report(
     null_R = pairing_null(hits[1], index_Q, weight_Q, n_permutations, seed)
     top1 = float(own[1] @ weight_Q)
     scores_QG = np.asarray(scores_QG)
+    n_way = n_way or len(label_G)
+    precision_Q = None
+    if n_way < len(label_G):
+        precision_Q = _of_galleries(scores_QG, n_way, lambda above: 1 / (1 + above))[
+            np.arange(len(index_Q)), _columns(gallery, shown_Q)
+        ]
 
     def part(rows: Ints, interval: bool) -> PartScore:
         return PartScore(
             n_queries=len(rows),
             top1=_share(own[1][rows].mean()),
             top5=_share(own[5][rows].mean()),
-            map=_share(metrics.mean_average_precision(scores_QG[rows], relevant_QG[rows])),
+            map=_share(
+                precision_Q[rows].mean()
+                if precision_Q is not None
+                else metrics.mean_average_precision(scores_QG[rows], relevant_QG[rows])
+            ),
             ci95_top1=_interval(own[1][rows], concept_Q[rows], subject_Q[rows], seed) if interval else None,
         )
 
     per_subject = {str(s): part(np.flatnonzero(subject_Q == s), True) for s in np.unique(subject_Q)}
     folds = {} if fold_Q is None else {str(f): np.flatnonzero(np.asarray(fold_Q) == f) for f in np.unique(fold_Q)}
     n_relevant_Q = relevant_QG.sum(axis=1)
-    n_way = len(label_G)
     return RetrievalScore(
         n_way=n_way,
+        gallery_digest=gallery_digest(gallery),
         n_queries=len(index_Q),
         n_subjects=len(per_subject),
         repetitions=1.0 if repetitions_Q is None else float(np.mean(repetitions_Q)),
@@ -268,6 +337,32 @@ def retrieval_report(
     )
 
 
+def gallery_digest(gallery: Sequence[str]) -> str:
+    """Return the sha256 of the labels of the candidates, in sorted order, each as often as it comes."""
+    return hashlib.sha256(json.dumps(sorted(map(str, gallery))).encode()).hexdigest()
+
+
+def check_comparable(first: RetrievalScore, second: RetrievalScore) -> None:
+    """Refuse to hold two scores against each other that answer different questions.
+
+    Raises
+    ------
+    ValueError
+        Another number of candidates, other candidates, or another number of repetitions averaged.
+    """
+    for field, what in (
+        ("n_way", "the same number of candidates"),
+        ("gallery_digest", "the same candidates"),
+        ("repetitions", "the same number of repetitions averaged"),
+    ):
+        ours, theirs = getattr(first, field), getattr(second, field)
+        if ours != theirs or ours == "":
+            raise ValueError(
+                f"scores that are compared must have {what}, got {field} {ours or 'unknown'} and "
+                f"{theirs or 'unknown'}. Score both runs again under one protocol."
+            )
+
+
 def repetition_point(
     repetitions: int,
     scores_QG: NDArray[Any],
@@ -278,10 +373,11 @@ def repetition_point(
     *,
     seed: int,
     ideal_observer_top1: float | None = None,
+    n_way: int = 0,
 ) -> RepetitionPoint:
-    """Return one point of the curve of top-1 against the number of repetitions averaged."""
+    """Return one point of the curve of top-1 against the number of repetitions averaged; see `retrieval_report`."""
     index = {label: i for i, label in enumerate(np.unique(np.asarray(gallery)).tolist())}
-    hits_QL = _hits(scores_QG, gallery, shown_Q, 1)
+    hits_QL = _hits(scores_QG, gallery, shown_Q, 1, n_way)
     own_Q = hits_QL[np.arange(len(hits_QL)), [index[label] for label in np.asarray(shown_Q).tolist()]]
     subject_Q, concept_Q = np.asarray(subject_Q), np.asarray(concept_Q)
     return RepetitionPoint(
@@ -297,7 +393,7 @@ def control_from(name: str, score: RetrievalScore) -> Control:
     return Control(name=name, value=score.top1, chance=score.chance_top1, ci95=score.ci95_top1)
 
 
-def _hits(scores_QG: NDArray[Any], gallery: Sequence[str], shown_Q: Any, k: int) -> Floats:
+def _hits(scores_QG: NDArray[Any], gallery: Sequence[str], shown_Q: Any, k: int, n_way: int = 0) -> Floats:
     scores_QG, shown = np.asarray(scores_QG), np.asarray(shown_Q)
     if scores_QG.ndim != 2 or scores_QG.shape != (len(shown), len(gallery)) or not len(shown):
         raise ValueError(
@@ -310,7 +406,46 @@ def _hits(scores_QG: NDArray[Any], gallery: Sequence[str], shown_Q: Any, k: int)
     missing = sorted(set(shown.tolist()) - set(labels.tolist()))
     if missing:
         raise ValueError(f"every picture shown must be a candidate, '{missing[0]}' is not ({len(missing)} missing).")
-    return label_hits(scores_QG, label_G.astype(np.int64), len(labels), k)
+    if n_way in (0, len(gallery)):
+        return label_hits(scores_QG, label_G.astype(np.int64), len(labels), k)
+    if not 2 <= n_way < len(gallery) or len(labels) != len(gallery):
+        raise ValueError(
+            f"a score in galleries of n_way needs 2 to {len(gallery)} of them, each candidate with a label of its own, "
+            f"got n_way={n_way} and {len(labels)} labels. Set protocol.n_way, or 0 for all candidates."
+        )
+    hits_QG = _of_galleries(scores_QG, n_way, lambda above: (above < k).astype(np.float64))
+    return hits_QG[:, np.argsort(label_G)]
+
+
+def _columns(gallery: Sequence[str], shown_Q: Any) -> Ints:
+    """Return the candidate of each query's own label."""
+    column = {label: g for g, label in enumerate(gallery)}
+    return np.array([column[label] for label in np.asarray(shown_Q).tolist()], np.int64)
+
+
+def _of_galleries(scores_QG: NDArray[Any], n_way: int, value: Callable[[Ints], Floats]) -> Floats:
+    """Return (Q, G): the mean value of each candidate over all galleries of it and n - 1 of the other candidates.
+
+    How many of those stand above it is hypergeometric, so the mean needs the candidate's place alone. Equal scores
+    stand in a random order, in expectation.
+
+    Parameters
+    ----------
+    value
+        Of the number of candidates above.
+    """
+    n_others, drawn = scores_QG.shape[1] - 1, n_way - 1
+    above_W = np.arange(n_way)
+    chance_GW = stats.hypergeom.pmf(above_W[None, :], n_others, np.arange(n_others + 1)[:, None], drawn)
+    # Sums over places, so that the mean over tied places is a difference of two.
+    total_G = np.concatenate([[0.0], np.cumsum(chance_GW @ value(above_W))])
+    mean_QG = np.empty(scores_QG.shape)
+    for q, row_G in enumerate(np.asarray(scores_QG, np.float64)):
+        sorted_G = np.sort(row_G)
+        first_G = len(row_G) - np.searchsorted(sorted_G, row_G, side="right")
+        last_G = len(row_G) - np.searchsorted(sorted_G, row_G, side="left")
+        mean_QG[q] = (total_G[last_G] - total_G[first_G]) / (last_G - first_G)
+    return mean_QG
 
 
 def _equal_subjects(subject_Q: NDArray[Any]) -> Floats:

@@ -78,6 +78,8 @@ def category_scores(experiment: Experiment, shards: ShardSet) -> list[CategorySc
 
 def _decide(experiment: Experiment, shards: ShardSet, folds: Sequence[Fold]) -> _Decided:
     """Let each fold's bundle decide its own test trials, one by one."""
+    by = folds[0].by
+    assert by != "subject_concept"  # new concepts are ranked, see evaluate
     tested = [open_tested(experiment, shards, fold) for fold in folds]
     parts = [_scores(t.bundle, t.reconstructor.embed(t.eeg_uv_NCT)) for t in tested]
     galleries = {t.bundle.gallery.pictures for t in tested}
@@ -87,7 +89,7 @@ def _decide(experiment: Experiment, shards: ShardSet, folds: Sequence[Fold]) -> 
     return _Decided(
         table=table,
         eeg_uv_NCT=np.concatenate([t.eeg_uv_NCT for t in tested]),
-        by=folds[0].by,
+        by=by,
         fold_N=np.concatenate([np.full(len(t.table), t.fold.name) for t in tested]),
         run_N=group_of(table, "run").astype(str),
         scores_NG=np.concatenate(parts),

@@ -3,12 +3,15 @@
 import json
 import shutil
 import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from eegdecode import __version__, hub, storage
@@ -20,6 +23,7 @@ from eegdecode.evaluate.report import DataFact, FoldTraining, Report, SearchFact
 from eegdecode.evaluate.retrieval import (
     RetrievalScore,
     average_repetitions,
+    centre_scores,
     repetition_point,
     retrieval_report,
     score_matrix,
@@ -30,6 +34,7 @@ from eegdecode.runtime.categories import category_scores
 from eegdecode.runtime.progress import Progress, say
 from eegdecode.runtime.tested import Tested, open_tested
 from eegdecode.runtime.train import fold_facts
+from eegdecode.train.fold import embedded_targets
 
 PACKAGES = ("torch", "ray", "deepspeed", "mne", "diffusers")
 
@@ -46,9 +51,9 @@ def evaluate(experiment: Experiment) -> Report:
     folds = shards.folds
     report = _facts(experiment, shards)
     figures: dict[str, bytes] = {"training": plots.training_curves(_curves(experiment, folds), "validation mAP")}
-    if experiment.protocol.split_by in ("concept", "picture"):
-        tested = open_tested(experiment, shards, folds[0])
-        score, scores_QG = _retrieval(experiment, shards, tested)
+    if experiment.protocol.split_by in ("concept", "picture", "subject_concept"):
+        ranked = [fold for fold in folds if fold.by == experiment.protocol.split_by]
+        score, scores_QG = _retrieval(experiment, shards, [open_tested(experiment, shards, fold) for fold in ranked])
         figures |= {"similarity": plots.similarity_matrix(scores_QG), "retrieval_bars": plots.retrieval_bars(score)}
         if score.repetition_curve:
             figures["repetition_curve"] = plots.repetition_curve(score)
@@ -71,63 +76,154 @@ def evaluate(experiment: Experiment) -> Report:
     return report
 
 
-def _retrieval(experiment: Experiment, shards: ShardSet, tested: Tested) -> tuple[RetrievalScore, NDArray[np.float32]]:
-    protocol, gallery = experiment.protocol, tested.bundle.gallery
-    picture_N, subject_N = tested.table["picture"].to_numpy(str), tested.table["subject"].to_numpy(str)
-    concept = dict(zip(gallery.pictures, gallery.concepts, strict=True))
-    if protocol.gallery == "concept" and len(set(gallery.concepts)) != len(gallery.concepts):
-        raise ValueError("protocol.gallery='concept' needs one test picture per concept, or class centres as targets.")
+def _retrieval(
+    experiment: Experiment, shards: ShardSet, folds: Sequence[Tested]
+) -> tuple[RetrievalScore, NDArray[np.float32]]:
+    """Rank every fold's queries with its own bundle, and score them together; the gallery is the same in all folds."""
+    protocol = experiment.protocol
+    table = pd.concat([tested.table for tested in folds], ignore_index=True)
+    eeg_uv_NCT = np.concatenate([tested.eeg_uv_NCT for tested in folds])
+    ranked = [_Ranked(experiment, shards, tested) for tested in folds]
 
-    def scored(repetitions: int) -> tuple[NDArray[np.float32], Any, NDArray[Any]]:
-        averaged = average_repetitions(tested.eeg_uv_NCT, picture_N, subject_N, repetitions, protocol.seed)
-        z_QD = tested.reconstructor.embed(averaged.eeg_uv_QCT)
-        scores_QG = score_matrix(z_QD, gallery.target_PD, experiment.loss.normalise)
-        return scores_QG, averaged, np.array([concept[p] for p in averaged.picture_Q])
+    def scored(repetitions: int) -> tuple[NDArray[np.float32], _Queries]:
+        parts = [one.scores(repetitions) for one in ranked]
+        galleries = {queries.gallery for _, queries in parts}
+        if len(galleries) != 1:
+            raise ValueError("every fold must rank the same candidates: train all folds on one set, with one protocol.")
+        return np.concatenate([scores_QG for scores_QG, _ in parts]), _Queries.joined([part for _, part in parts])
 
-    scores_QG, averaged, concept_Q = scored(protocol.test_repetitions)
+    scores_QG, queries = scored(protocol.test_repetitions)
+    n_way = protocol.n_way
     score = retrieval_report(
         scores_QG,
-        gallery.pictures,
-        averaged.picture_Q,
-        averaged.subject_Q,
-        concept_Q,
+        queries.gallery,
+        queries.shown_Q,
+        queries.subject_Q,
+        queries.concept_Q,
         n_permutations=protocol.permutations,
         seed=protocol.seed,
-        repetitions_Q=averaged.repetitions_Q,
+        repetitions_Q=queries.repetitions_Q,
+        fold_Q=queries.fold_Q if len(folds) > 1 else None,
+        n_way=n_way,
     )
-    if isinstance(experiment.data.source, SyntheticData):
-        ideal = _ideal(experiment, shards, tested, protocol.test_repetitions)
-        score = score.with_(ideal_observer_top1=ideal.top1, ideal_observer_top5=ideal.top5)
-    most = int(tested.table.groupby(["subject", "picture"]).size().min())
+    # The ideal observer ranks the test pictures themselves.
+    ideal = isinstance(experiment.data.source, SyntheticData) and not n_way and protocol.gallery == "picture"
+    if ideal:
+        best = _ideal(experiment, shards, eeg_uv_NCT, table, protocol.test_repetitions)
+        score = score.with_(ideal_observer_top1=best.top1, ideal_observer_top5=best.top5)
+    most = int(table.groupby(["subject", "picture"]).size().min())
     points = []
     counts = [k for k in (1, 2, 4, 8, 16, 32, 64) if k <= most]
     progress = Progress("evaluate: repetition curve", len(counts), "points")
     for k in counts:
-        some_QG, some, some_concept_Q = scored(k)
-        ceiling = None
-        if isinstance(experiment.data.source, SyntheticData):
-            ceiling = _ideal(experiment, shards, tested, k).top1
+        some_QG, some = scored(k)
         points.append(
             repetition_point(
                 k,
                 some_QG,
-                gallery.pictures,
-                some.picture_Q,
+                some.gallery,
+                some.shown_Q,
                 some.subject_Q,
-                some_concept_Q,
+                some.concept_Q,
                 seed=protocol.seed,
-                ideal_observer_top1=ceiling,
+                ideal_observer_top1=_ideal(experiment, shards, eeg_uv_NCT, table, k).top1 if ideal else None,
+                n_way=n_way,
             )
         )
         progress.add()
     progress.close()
-    first = averaged.subject_Q == averaged.subject_Q[0]
-    row = {p: i for i, p in enumerate(gallery.pictures)}
-    order = np.argsort([row[p] for p in averaged.picture_Q[first]], kind="stable")
+    first = queries.subject_Q == queries.subject_Q[0]
+    row = {label: i for i, label in enumerate(queries.gallery)}
+    order = np.argsort([row[label] for label in queries.shown_Q[first]], kind="stable")
     return score.with_(repetition_curve=tuple(points)), scores_QG[first][order]
 
 
-def _ideal(experiment: Experiment, shards: ShardSet, tested: Tested, repetitions: int) -> Any:
+@dataclass(frozen=True)
+class _Queries:
+    """What was asked, and of which candidates.
+
+    Attributes
+    ----------
+    gallery
+        Labels of the candidates: pictures, or concepts where centres are ranked.
+    shown_Q
+        Label of the right candidate.
+    """
+
+    gallery: tuple[str, ...]
+    shown_Q: NDArray[Any]
+    subject_Q: NDArray[Any]
+    concept_Q: NDArray[Any]
+    fold_Q: NDArray[Any]
+    repetitions_Q: NDArray[np.int64]
+
+    @classmethod
+    def joined(cls, parts: Sequence["_Queries"]) -> "_Queries":
+        """Return the queries of several folds, which rank one gallery."""
+        names = ("shown_Q", "subject_Q", "concept_Q", "fold_Q", "repetitions_Q")
+        return cls(parts[0].gallery, **{name: np.concatenate([getattr(p, name) for p in parts]) for name in names})
+
+
+class _Ranked:
+    """Test trials of a fold ranked by its bundle, among the candidates that the protocol names."""
+
+    def __init__(self, experiment: Experiment, shards: ShardSet, tested: Tested) -> None:
+        self._experiment, self._tested = experiment, tested
+        gallery, protocol = tested.bundle.gallery, experiment.protocol
+        self._concept = dict(zip(gallery.pictures, gallery.concepts, strict=True))
+        rows = np.zeros(0, np.int64)
+        if protocol.gallery == "concept" and protocol.split_by == "picture":
+            rows = np.unique(shards.picture_row[shards.trials_of(tested.fold, "train")]).astype(np.int64)
+            rows = rows[[shards.picture_concepts[row] in set(gallery.concepts) for row in rows.tolist()]]
+        elif protocol.n_way > len(gallery.pictures) and protocol.gallery == "picture":
+            rows = self._distractors(shards)
+        own = slice(0, 0 if protocol.gallery == "concept" and len(rows) else None)
+        self._pictures = (*gallery.pictures[own], *(shards.picture_ids[row] for row in rows.tolist()))
+        self._concepts = (*gallery.concepts[own], *(shards.picture_concepts[row] for row in rows.tolist()))
+        more_PD = embedded_targets(tested.bundle.decoder, shards.target_PD[rows])
+        self._target_PD = np.concatenate([gallery.target_PD[own], more_PD]) if len(rows) else gallery.target_PD
+
+    def _distractors(self, shards: ShardSet) -> NDArray[np.int64]:
+        """Return rows of training pictures, alike for all folds, that fill the gallery up to `n_way`."""
+        protocol, gallery = self._experiment.protocol, self._tested.bundle.gallery
+        table = shards.table
+        training = np.unique(shards.picture_row[table["partition"].to_numpy(str) == "train"]).astype(np.int64)
+        wanted = protocol.n_way - len(gallery.pictures)
+        if wanted > len(training):
+            raise ValueError(
+                f"protocol.n_way must be at most {len(gallery.pictures) + len(training)}, the {len(gallery.pictures)} "
+                f"test pictures and {len(training)} training pictures as distractors, got {protocol.n_way}."
+            )
+        drawn = np.random.default_rng([protocol.seed, protocol.n_way]).permutation(training)[:wanted]
+        return np.sort(drawn)
+
+    def scores(self, repetitions: int) -> tuple[NDArray[np.float32], _Queries]:
+        """Return scores (Q, G) where so many repetitions are averaged, and what was asked."""
+        tested, experiment = self._tested, self._experiment
+        averaged = average_repetitions(
+            tested.eeg_uv_NCT,
+            tested.table["picture"].to_numpy(str),
+            tested.table["subject"].to_numpy(str),
+            repetitions,
+            experiment.protocol.seed,
+        )
+        z_QD, normalise = tested.reconstructor.embed(averaged.eeg_uv_QCT), experiment.loss.normalise
+        concept_Q = np.array([self._concept[p] for p in averaged.picture_Q])
+        if experiment.protocol.gallery == "concept":
+            labels, scores_QG = centre_scores(
+                z_QD, self._target_PD, self._pictures, self._concepts, averaged.picture_Q, concept_Q, normalise
+            )
+            shown_Q = concept_Q
+        else:
+            labels, shown_Q = self._pictures, averaged.picture_Q
+            scores_QG = score_matrix(z_QD, self._target_PD, normalise)
+        fold_Q = np.full(len(shown_Q), tested.fold.name)
+        return scores_QG, _Queries(labels, shown_Q, averaged.subject_Q, concept_Q, fold_Q, averaged.repetitions_Q)
+
+
+def _ideal(
+    experiment: Experiment, shards: ShardSet, eeg_uv_NCT: NDArray[np.float32], table: pd.DataFrame, repetitions: int
+) -> Any:
     """Return what the best possible observer reaches on these very trials; it knows the simulator's parameters."""
     from eegdecode.data.sources.synthetic import open_synthetic
     from eegdecode.evaluate.ideal_observer import ideal_scores
@@ -136,8 +232,8 @@ def _ideal(experiment: Experiment, shards: ShardSet, tested: Tested, repetitions
     return ideal_scores(
         open_synthetic(experiment.data.source, experiment.compute.data_uri),
         experiment.data.epochs,
-        tested.eeg_uv_NCT,
-        tested.table,
+        eeg_uv_NCT,
+        table,
         shards.manifest.channels,
         repetitions,
     )

@@ -27,9 +27,15 @@ def targets(experiment: Experiment, tower: str) -> str:
 
 
 def open_set(experiment: Experiment, verify: bool = True) -> ShardSet:
-    """Open the experiment's shard set with its targets and folds; see `open_shards`."""
+    """Open the experiment's shard set with its targets and folds; see `open_shards`.
+
+    Raises
+    ------
+    ValueError
+        Targets that another tower, layer, option or view made than the experiment names.
+    """
     compute = experiment.compute
-    return open_shards(
+    found = open_shards(
         shards(experiment),
         compute.cache_dir,
         verify,
@@ -37,6 +43,14 @@ def open_set(experiment: Experiment, verify: bool = True) -> ShardSet:
         experiment.protocol,
         None if compute.cache_gb is None else int(compute.cache_gb * 1e9),
     )
+    for name, tower in towers(experiment).items():
+        made = found.targets[name].manifest.spec
+        if made != tower:
+            raise ValueError(
+                f"{targets(experiment, tower)} must hold targets of '{tower}', got those of '{made}'. Delete them, and "
+                "run jobs/targets.py again."
+            )
+    return found
 
 
 def open_pictures(experiment: Experiment) -> ShardSet:

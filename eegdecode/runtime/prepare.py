@@ -7,6 +7,7 @@ stopped and publishes the same bytes. Targets are a job of their own, `eegdecode
 import hashlib
 import io
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -306,21 +307,9 @@ def _noise_of(
                 for s, (subject, session) in enumerate(names)
             }
     trials = trials_of(experiment, ref)
-    table = trials.table
-    unknown = sorted({str(known[p].partition) for p in table["picture"] if p in known} - {"train", "test", "val"})
-    if unknown:
-        raise ValueError(
-            f"{ref.key}: data.epochs.mvnn needs pictures with a partition of the source's own, so that only training "
-            f"trials are used, got '{unknown[0]}'. Set data.epochs.mvnn='none'; encoder.whiten is fitted in each fold."
-        )
     dim = experiment.data.epochs.mvnn
     assert dim != "none"
-    sums: dict[tuple[str, str], NoiseSum] = {}
-    shown_N = table["picture"].to_numpy(str)
-    for session, rows in _sessions(table):
-        train = rows[[known[picture].partition == "train" for picture in shown_N[rows]]]
-        if len(train):
-            sums[session] = noise_sum(trials.eeg_uv_NCT[train], shown_N[train], dim)
+    sums = training_noise(trials, {picture: known[picture].partition for picture in set(trials.table["picture"])}, dim)
     file = io.BytesIO()
     n_chans = len(trials.channels)
     np.savez(
@@ -330,6 +319,38 @@ def _noise_of(
         n_S=np.array([found.n for found in sums.values()], np.int64),
     )
     storage.write_bytes(part, file.getvalue())
+    return sums
+
+
+def training_noise(
+    trials: Trials, partition: Mapping[str, str], dim: Literal["time", "epochs"]
+) -> dict[tuple[str, str], NoiseSum]:
+    """Return what a recording gives to the noise normalisation of each (subject, session): training trials alone.
+
+    Parameters
+    ----------
+    partition
+        Of each picture shown, as the source gives it.
+
+    Raises
+    ------
+    ValueError
+        Pictures without a partition of the source's own.
+    """
+    table = trials.table
+    unknown = sorted({str(partition[picture]) for picture in table["picture"]} - {"train", "test", "val"})
+    if unknown:
+        raise ValueError(
+            f"{table['recording'].iloc[0]}: data.epochs.mvnn needs pictures with a partition of the source's own, so "
+            f"that only training trials are used, got '{unknown[0]}'. Set data.epochs.mvnn='none'; encoder.whiten is "
+            "fitted in each fold."
+        )
+    sums: dict[tuple[str, str], NoiseSum] = {}
+    shown_N = table["picture"].to_numpy(str)
+    for session, rows in _sessions(table):
+        train = rows[[partition[picture] == "train" for picture in shown_N[rows]]]
+        if len(train):
+            sums[session] = noise_sum(trials.eeg_uv_NCT[train], shown_N[train], dim)
     return sums
 
 

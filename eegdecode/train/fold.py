@@ -20,8 +20,8 @@ from eegdecode.batch import Fold, TrialBatch
 from eegdecode.bundle import Bundle, BundleFact, Gallery
 from eegdecode.config import CONCEPT, Experiment
 from eegdecode.data.augment import augment
-from eegdecode.data.shardset import ShardSet
-from eegdecode.data.splits import group_of
+from eegdecode.data.shardset import ShardSet, Untested
+from eegdecode.data.splits import TEST, VAL, group_of
 from eegdecode.data.stream import Stream
 from eegdecode.data.whiten import fit_front
 from eegdecode.diffusion.drawer import Drawer
@@ -36,7 +36,7 @@ from eegdecode.train.task import DecodingTask
 FRONT_TRIALS = 20_000
 """Trials the front is fitted on at most: its covariance is long settled by then."""
 Scores = Mapping[str, float]
-_NEW = ("concept", "picture")
+_NEW = ("concept", "picture", "subject_concept")
 """Divisions whose test pictures were not shown in training."""
 
 
@@ -106,7 +106,13 @@ def build_fold(
         Picture row that every trial of the set is said to have shown, for the null: nothing here then sees another.
     start
         Whether `encoder.start` is fitted; not where fitted weights are loaded into the task.
+
+    Raises
+    ------
+    ValueError
+        A picture or concept of the test part in another, targets that losses or towers do not fit.
     """
+    shards.check_apart(fold)
     keep_last = experiment.protocol.selection == "last"
     if keep_last and not search:
         fold = fold.model_copy(update={"train": (*fold.train, *fold.val), "val": ()})
@@ -234,6 +240,10 @@ def _augmentation(experiment: Experiment, sfreq_hz: float) -> Callable[[TrialBat
 def drawn_rows(shards: ShardSet, folds: tuple[Fold, ...]) -> NDArray[np.int64]:
     """Return the picture rows a drawer may learn from: none of a concept that a fold tests or validates on."""
     held = {by: {name for fold in folds if fold.by == by for name in (*fold.test, *fold.val)} for by in _NEW}
+    for fold in folds:
+        if fold.by == "subject_concept":
+            rows_N = shards.picture_row[np.isin(shards.part_of(fold), (VAL, TEST))]
+            held["concept"] |= {shards.picture_concepts[row] for row in np.unique(rows_N).tolist()}
     # A class of several images has a row for each, named after it.
     rows = [
         row
@@ -320,16 +330,26 @@ def embedded_targets(decoder: Decoder, target_PD: NDArray[np.float32]) -> NDArra
     return embedded
 
 
-def _validation(shards: ShardSet, fold: Fold, trials_N: NDArray[np.int64]) -> Validation:
+def _validation(shards: ShardSet, fold: Fold, trials_N: Untested) -> Validation:
     eeg_uv_QCT, rows_Q = _averaged(shards, fold, trials_N)
     rows, right_Q = np.unique(rows_Q, return_inverse=True)
     return Validation(torch.from_numpy(eeg_uv_QCT), torch.from_numpy(shards.target_PD[rows]), right_Q.astype(np.int64))
 
 
-def _averaged(
-    shards: ShardSet, fold: Fold, trials_N: NDArray[np.int64]
-) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """Return EEG averaged over a picture's repetitions in one subject (one run where runs are split), and its row."""
+def _averaged(shards: ShardSet, fold: Fold, trials_N: Untested) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """Return EEG averaged over a picture's repetitions in one subject (one run where runs are split), and its row.
+
+    Raises
+    ------
+    ValueError
+        A trial of the test part: a step would be selected, or a bridge fitted, on what is scored.
+    """
+    tested = trials_N[shards.part_of(fold)[trials_N] == TEST]
+    if len(tested):
+        raise ValueError(
+            f"fold '{fold.name}': what selects or fits must be of its train or val part, got {len(tested)} trials of "
+            f"its test part, {int(tested[0])} among them. Take them from ShardSet.trials_of."
+        )
     table = shards.table.iloc[trials_N]
     new = fold.by in _NEW
     who = table["subject"].astype(str) if new else pd.Series(group_of(table, "run"), table.index)
@@ -364,6 +384,9 @@ MAX_GAIN = 3.0
 
 
 def _gallery_rows(shards: ShardSet, fold: Fold) -> NDArray[np.int64]:
+    if fold.by == "subject_concept":  # all test pictures, also those this subject has no trial of: one gallery
+        tested_N = shards.table["partition"].to_numpy(str) == "test"
+        return np.unique(shards.picture_row[tested_N]).astype(np.int64)
     groups = group_of(shards.table, fold.by)
     rows: NDArray[np.int64] = np.unique(shards.picture_row[np.isin(groups, fold.test)])
     return rows

@@ -70,7 +70,9 @@ def write_set(
     return fact_of(table, trials, shown, eeg_uv_NCT.shape[1:])
 
 
-def publish_targets(uri: str, manifest: Manifest, pictures: Sequence[str], target_PD: np.ndarray) -> TargetManifest:
+def publish_targets(
+    uri: str, manifest: Manifest, pictures: Sequence[str], target_PD: np.ndarray, spec: str = "test"
+) -> TargetManifest:
     """Write and publish the targets of a set's pictures, a shard for each of theirs."""
     facts, start = [], 0
     for k, shard in enumerate(manifest.pictures):
@@ -78,7 +80,7 @@ def publish_targets(uri: str, manifest: Manifest, pictures: Sequence[str], targe
         facts.append(shards.write_target_shard(uri, f"targets-{k}", pictures[part], target_PD[part]))
         start += shard.n_samples
     made = TargetManifest(
-        spec="test",
+        spec=spec,
         target=TargetFact(tower="test", layer="", revision="", preprocessing="", dim=target_PD.shape[1]),
         pictures_digest=manifest.pictures_digest,
         shards=tuple(facts),

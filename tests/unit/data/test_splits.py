@@ -126,3 +126,55 @@ def test_groups_of_categories_are_those_of_strings_and_of_several_columns() -> N
 def test_every_way_of_dividing_is_made() -> None:
     folds = make_folds(table(), Protocol(n_val=0, also_split_by=("run", "subject"), selection="last"))
     assert [fold.by for fold in folds] == ["concept"] + 4 * ["run"] + 2 * ["subject"]
+
+
+def test_leave_one_subject_out_with_test_concepts_of_their_own() -> None:
+    """Each trial's part by hand: the left-out subject tests, the others train, and what is left is in no part."""
+    frame = table()
+    folds = make_folds(frame, Protocol(split_by="subject_concept", n_val=2))
+    assert [fold.name for fold in folds] == ["subject_concept-sub-01", "subject_concept-sub-02"]
+    (concepts,) = make_folds(frame, Protocol(n_val=2))
+    for fold, left in zip(folds, ("sub-01", "sub-02"), strict=True):
+        own_N, concept_N = (frame["subject"] == left).to_numpy(), frame["concept"].to_numpy()
+        want_N = np.full(len(frame), -1)
+        want_N[~own_N & np.isin(concept_N, concepts.train)] = 0
+        want_N[~own_N & np.isin(concept_N, concepts.val)] = 1
+        want_N[own_N & np.isin(concept_N, concepts.test)] = 2
+        assert part_of(frame, fold).tolist() == want_N.tolist()
+        assert np.bincount(want_N + 1).tolist() == [24 + 12, 16, 8, 12]
+
+
+def test_few_shot_calibration_adds_training_concepts_of_the_left_out_subject_alone() -> None:
+    frame = table(12)
+    drawn = set()
+    for seed in range(6):
+        protocol = Protocol(split_by="subject_concept", n_val=2, calibration_concepts=3, seed=seed)
+        plain = make_folds(frame, protocol.model_copy(update={"calibration_concepts": 0}))
+        for before, fold in zip(plain, make_folds(frame, protocol), strict=True):
+            left = fold.name.removeprefix("subject_concept-")
+            added = set(fold.train) - set(before.train)
+            assert len(added) == 3
+            assert (fold.val, fold.test) == (before.val, before.test)
+            trained = {name.split("_")[1] for name in before.train}
+            assert all(name.split("_")[0] == left and name.split("_")[1] in trained for name in added)
+            drawn.add(frozenset(added))
+    assert len(drawn) > 6
+    with pytest.raises(ValueError, match="at most the 10 concepts that are trained on, got 11"):
+        make_folds(frame, Protocol(split_by="subject_concept", n_val=2, calibration_concepts=11))
+    seen = frame[(frame["subject"] == "sub-01") | ~frame["concept"].str.startswith("train")]
+    with pytest.raises(ValueError, match="subject 'sub-02' saw only 0 of the concepts"):
+        make_folds(seen, Protocol(split_by="subject_concept", n_val=2, calibration_concepts=1))
+
+
+def test_subject_and_concept_need_subjects_and_names_of_their_own() -> None:
+    frame = table()
+    with pytest.raises(ValueError, match="needs at least 2 subjects, got"):
+        make_folds(frame[frame["subject"] == "sub-01"], Protocol(split_by="subject_concept", n_val=2))
+    frame["subject"] = frame["subject"].replace({"sub-01": "a", "sub-02": "a_b"})
+    frame["concept"] = frame["concept"].replace({"train0": "b_x", "train1": "x"})
+    with pytest.raises(ValueError, match="'a_b_x' names two pairs of subject and concept"):
+        make_folds(frame, Protocol(split_by="subject_concept", n_val=2))
+    both = table()
+    both.loc[both["picture"] == "train0/1", "partition"] = "test"
+    with pytest.raises(ValueError, match="a concept must be in train or in test"):
+        make_folds(both, Protocol(split_by="subject_concept", n_val=2))

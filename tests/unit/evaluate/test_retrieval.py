@@ -1,6 +1,7 @@
 """Retrieval against golden cases, and the ways a score could lie."""
 
 import json
+from itertools import combinations, permutations
 from pathlib import Path
 
 import numpy as np
@@ -8,8 +9,10 @@ import pytest
 from safetensors.numpy import load_file
 
 from eegdecode.evaluate.retrieval import (
+    RetrievalScore,
     average_repetitions,
     candidates,
+    centre_scores,
     control_from,
     repetition_point,
     retrieval_report,
@@ -184,3 +187,68 @@ def test_more_repetitions_score_higher_and_noise_is_a_control_on_chance() -> Non
         "noise", retrieval_report(noise, names, shown, ["s"] * 640, shown, n_permutations=200, seed=0)
     )
     assert control.ci95[0] <= control.chance <= control.ci95[1]
+
+
+def test_smaller_galleries_are_the_mean_over_all_of_them() -> None:
+    """Against every gallery of 3 of 6, one by one, ties broken in every order; and the whole gallery is no other."""
+    rng = np.random.default_rng(4)
+    names = [f"p{k}" for k in (3, 0, 5, 1, 4, 2)]  # not in the order of their names
+    scores_QG = rng.integers(0, 4, (9, 6)).astype(float)  # many ties
+    right_Q = rng.integers(0, 6, 9)
+    shown = [names[g] for g in right_Q]
+
+    def report(n_way: int, scores_QG: np.ndarray = scores_QG) -> RetrievalScore:
+        return retrieval_report(
+            scores_QG, names, shown, ["s"] * 9, [str(q) for q in range(9)], n_permutations=50, seed=0, n_way=n_way
+        )
+
+    top1, precision = [], []
+    for q, right in enumerate(right_Q):
+        others = [g for g in range(6) if g != right]
+        for pair in combinations(others, 2):
+            for order in permutations((right, *pair)):
+                best = sorted(order, key=lambda g: -scores_QG[q, g])  # stable: ties stay in this order
+                top1.append(best[0] == right)
+                precision.append(1 / (1 + best.index(right)))
+    score = report(3)
+    assert score.n_way == 3
+    assert score.top1 == pytest.approx(np.mean(top1))
+    assert score.map == pytest.approx(np.mean(precision))
+    assert (score.top5, score.chance_top1, score.chance_top5) == pytest.approx((1, 1 / 3, 1))
+    assert score.chance_map == pytest.approx((1 + 1 / 2 + 1 / 3) / 3)
+    assert score.ci95_top1[0] < score.top1 < score.ci95_top1[1]
+    assert report(6) == report(0)
+    nothing = report(2, np.zeros((9, 6)))
+    assert nothing.top1 == nothing.shuffled_top1 == pytest.approx(0.5)
+    point = repetition_point(1, scores_QG, names, shown, ["s"] * 9, [str(q) for q in range(9)], seed=0, n_way=3)
+    assert point.top1 == score.top1
+    for n_way in (1, 7):
+        with pytest.raises(ValueError, match="2 to 6 of them"):
+            report(n_way)
+
+
+def test_centres_leave_the_picture_shown_out() -> None:
+    """By hand in two dimensions, and against a loop."""
+    rng = np.random.default_rng(0)
+    concepts = ["b", "a", "b", "a", "b", "a", "c", "c"]
+    pictures = [f"p{k}" for k in range(8)]
+    target_PD, z_QD = rng.normal(size=(8, 5)), rng.normal(size=(8, 5))
+    unit_PD = target_PD / np.linalg.norm(target_PD, axis=1, keepdims=True)
+    labels, scores_QU = centre_scores(z_QD, target_PD, pictures, concepts, pictures, concepts)
+    assert labels == ("a", "b", "c")
+    for q in range(8):
+        for u, name in enumerate(labels):
+            centre_D = np.mean([unit_PD[p] for p in range(8) if concepts[p] == name and p != q], axis=0)
+            cosine = centre_D @ z_QD[q] / np.linalg.norm(centre_D) / np.linalg.norm(z_QD[q])
+            assert scores_QU[q, u] == pytest.approx(cosine, abs=1e-6)
+    # A query that is none of the pictures meets the centres of all of them.
+    _, other_QU = centre_scores(z_QD[:1], target_PD, pictures, concepts, ["new"], ["a"])
+    centre_D = unit_PD[[1, 3, 5]].sum(axis=0)
+    assert other_QU[0, 0] == pytest.approx(
+        centre_D @ z_QD[0] / np.linalg.norm(centre_D) / np.linalg.norm(z_QD[0]), abs=1e-6
+    )
+    # With one picture a concept, that picture is the centre; a mixture is refused.
+    _, single_QU = centre_scores(z_QD[:3], target_PD[:3], pictures[:3], ["x", "y", "z"], pictures[:3], ["x", "y", "z"])
+    np.testing.assert_allclose(single_QU, score_matrix(z_QD[:3], target_PD[:3]), atol=1e-6)
+    with pytest.raises(ValueError, match="concept 'z' has 'p2' alone"):
+        centre_scores(z_QD[:3], target_PD[:3], pictures[:3], ["x", "x", "z"], pictures[:3], ["x", "x", "z"])
