@@ -16,6 +16,7 @@ from eegdecode.batch import Fold
 from eegdecode.config import Experiment, SyntheticData
 from eegdecode.data.shardset import ShardSet
 from eegdecode.evaluate import plots
+from eegdecode.evaluate.decisions import Decisions, decisions, write_decisions
 from eegdecode.evaluate.report import DataFact, FoldTraining, Report, SearchFact, write_report
 from eegdecode.evaluate.retrieval import (
     RetrievalScore,
@@ -48,7 +49,8 @@ def evaluate(experiment: Experiment) -> Report:
     figures: dict[str, bytes] = {"training": plots.training_curves(_curves(experiment, folds), "validation mAP")}
     if experiment.protocol.split_by in ("concept", "picture"):
         tested = open_tested(experiment, shards, folds[0])
-        score, scores_QG = _retrieval(experiment, shards, tested)
+        score, scores_QG, answers = _retrieval(experiment, shards, tested)
+        write_decisions(places.report(experiment), answers)
         figures |= {"similarity": plots.similarity_matrix(scores_QG), "retrieval_bars": plots.retrieval_bars(score)}
         if score.repetition_curve:
             figures["repetition_curve"] = plots.repetition_curve(score)
@@ -71,7 +73,9 @@ def evaluate(experiment: Experiment) -> Report:
     return report
 
 
-def _retrieval(experiment: Experiment, shards: ShardSet, tested: Tested) -> tuple[RetrievalScore, NDArray[np.float32]]:
+def _retrieval(
+    experiment: Experiment, shards: ShardSet, tested: Tested
+) -> tuple[RetrievalScore, NDArray[np.float32], Decisions]:
     protocol, gallery = experiment.protocol, tested.bundle.gallery
     picture_N, subject_N = tested.table["picture"].to_numpy(str), tested.table["subject"].to_numpy(str)
     concept = dict(zip(gallery.pictures, gallery.concepts, strict=True))
@@ -100,7 +104,7 @@ def _retrieval(experiment: Experiment, shards: ShardSet, tested: Tested) -> tupl
         score = score.with_(ideal_observer_top1=ideal.top1, ideal_observer_top5=ideal.top5)
     most = int(tested.table.groupby(["subject", "picture"]).size().min())
     points = []
-    counts = [k for k in (1, 2, 4, 8, 16, 32, 64) if k <= most]
+    counts = sorted({2**i for i in range(most.bit_length())} | {most})
     progress = Progress("evaluate: repetition curve", len(counts), "points")
     for k in counts:
         some_QG, some, some_concept_Q = scored(k)
@@ -124,7 +128,16 @@ def _retrieval(experiment: Experiment, shards: ShardSet, tested: Tested) -> tupl
     first = averaged.subject_Q == averaged.subject_Q[0]
     row = {p: i for i, p in enumerate(gallery.pictures)}
     order = np.argsort([row[p] for p in averaged.picture_Q[first]], kind="stable")
-    return score.with_(repetition_curve=tuple(points)), scores_QG[first][order]
+    answers = decisions(
+        scores_QG,
+        gallery.pictures,
+        averaged.picture_Q,
+        averaged.subject_Q,
+        concept_Q,
+        run_id=experiment.run_id,
+        trial_N=tested.table["key"].astype(str) + "|" + tested.table["picture"].astype(str),
+    )
+    return score.with_(repetition_curve=tuple(points)), scores_QG[first][order], answers
 
 
 def _ideal(experiment: Experiment, shards: ShardSet, tested: Tested, repetitions: int) -> Any:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from eegdecode import bundle
+from eegdecode.evaluate.decisions import load_decisions
 from eegdecode.evaluate.report import load_report
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -51,11 +52,19 @@ def test_summary_holds_every_section_with_chance_and_interval(folder: Path) -> N
     assert 0 <= low <= retrieval["top1"] <= high <= 1
     assert abs(retrieval["shuffled_top1"] - 0.1) < 0.05
     assert retrieval["ideal_observer_top1"] >= retrieval["top1"]
+    assert [point["repetitions"] for point in retrieval["repetition_curve"]] == [1, 2, 4, 6]
     assert summary["search"]["trials"] == 4
     assert {"schedule.lr", "loss.temperature"} <= summary["search"]["best"].keys()
     assert {"two_way", "two_way_random", "two_way_oracle", "pixcorr", "ssim"} <= summary["reconstruction"].keys()
     stages = {"start", "prepare", "search", "train", "evaluate", "reconstruct", "serve"}
     assert stages <= summary["seconds"].keys()
+
+
+def test_decisions_beside_the_summary_are_its_own(folder: Path) -> None:
+    retrieval, answers = load_report(str(folder)).retrieval, load_decisions(str(folder))
+    assert retrieval is not None
+    assert len(set(answers.picture)) == len(answers.picture) == 10
+    assert np.mean(answers.top1) == pytest.approx(retrieval.top1)
 
 
 def test_served_pictures_are_the_batch_jobs(folder: Path) -> None:
