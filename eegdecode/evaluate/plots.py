@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
+from eegdecode.evaluate.calibration import Calibration
 from eegdecode.evaluate.contrast import ClassScore, ContrastScore
 from eegdecode.evaluate.retrieval import RetrievalScore
 
@@ -115,6 +116,27 @@ def repetition_curve(score: RetrievalScore) -> bytes:
     axes.set_ylim(0, None)
     axes.legend(frameon=False, fontsize=8.5)
     _label(axes, "repetitions averaged", "top-1, %", "More looks, better naming")
+    return _png(figure)
+
+
+def reliability(calibration: Calibration) -> bytes:
+    """Accuracy against confidence in bins, after the temperature (filled) and before it (rings)."""
+    figure, axes = _figure(1, 1, 4.6, 3.8)
+    axes.plot([0, 100], [0, 100], color=CHANCE, linewidth=1.2, linestyle=":", label="confidence is right")
+    for error, name, colour, face in (
+        (calibration.uncalibrated, "temperature 1", BASELINE, "none"),
+        (calibration.calibrated, "fitted temperature", OURS, OURS),
+    ):
+        at = [100 * one.confidence for one in error.reliability]
+        for x, one in zip(at, error.reliability, strict=True):
+            axes.plot([x, x], [100 * end for end in one.ci95_accuracy], color=colour, linewidth=1, alpha=0.5)
+        right = [100 * one.accuracy for one in error.reliability]
+        axes.plot(at, right, "o", color=colour, markerfacecolor=face, markersize=4.5, label=name)
+    axes.axhline(100 * calibration.calibrated.chance, color=FAINT, linewidth=1.2)
+    axes.set_xlim(0, 100)
+    axes.set_ylim(0, 100)
+    axes.legend(frameon=False, fontsize=8.5, loc="upper left")
+    _label(axes, "confidence, %", "right, %", f"Sure and right, {calibration.coverage.n_way} candidates")
     return _png(figure)
 
 

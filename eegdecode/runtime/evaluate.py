@@ -28,6 +28,7 @@ from eegdecode.evaluate.retrieval import (
 from eegdecode.recipes import command_line
 from eegdecode.runtime import places
 from eegdecode.runtime.categories import category_scores
+from eegdecode.runtime.certainty import certainty
 from eegdecode.runtime.progress import Progress, say
 from eegdecode.runtime.tested import Tested, open_tested
 from eegdecode.runtime.train import fold_facts
@@ -54,7 +55,9 @@ def evaluate(experiment: Experiment) -> Report:
         figures |= {"similarity": plots.similarity_matrix(scores_QG), "retrieval_bars": plots.retrieval_bars(score)}
         if score.repetition_curve:
             figures["repetition_curve"] = plots.repetition_curve(score)
-        report = report.with_section(retrieval=score)
+        report = report.with_section(retrieval=score, **certainty(experiment, shards, tested))
+        if report.calibration is not None and report.calibration.result is not None:
+            figures["reliability"] = plots.reliability(report.calibration.result)
     else:
         found = category_scores(experiment, shards)
         contrasts = [score.contrast for score in found if score.contrast is not None]

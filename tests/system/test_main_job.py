@@ -53,6 +53,10 @@ def test_summary_holds_every_section_with_chance_and_interval(folder: Path) -> N
     assert abs(retrieval["shuffled_top1"] - 0.1) < 0.05
     assert retrieval["ideal_observer_top1"] >= retrieval["top1"]
     assert [point["repetitions"] for point in retrieval["repetition_curve"]] == [1, 2, 4, 6]
+    assert "validation has 12 queries over 4 concepts" in summary["calibration"]["reason"]
+    (ceiling,) = summary["ceiling"]["per_subject"].values()
+    assert (ceiling["n_conditions"], ceiling["n_repetitions"]) == (10, 6)
+    assert 0 < ceiling["lower"] < ceiling["corrected"] < 1
     assert summary["search"]["trials"] == 4
     assert {"schedule.lr", "loss.temperature"} <= summary["search"]["best"].keys()
     assert {"two_way", "two_way_random", "two_way_oracle", "pixcorr", "ssim"} <= summary["reconstruction"].keys()
