@@ -32,15 +32,19 @@ class Decisions(Section):
     subject: tuple[str, ...]
     concept: tuple[str, ...]
     """Of the picture shown."""
+    named: tuple[str, ...]
+    """The candidate that came first; of equal ones the first in the gallery."""
     top1: tuple[float, ...]
     """1 where the right candidate came first; the expected share where scores tie."""
     top5: tuple[float, ...]
 
     @model_validator(mode="after")
     def _one_each(self) -> Self:
-        sizes = {len(getattr(self, name)) for name in ("picture", "subject", "concept", "top1", "top5")}
+        sizes = {len(getattr(self, name)) for name in ("picture", "subject", "concept", "named", "top1", "top5")}
         if len(sizes) != 1 or not self.picture:
-            raise ValueError(f"decisions need one picture, subject, concept, top1 and top5 per query, got {sizes}.")
+            raise ValueError(
+                f"decisions need one picture, subject, concept, name, top1 and top5 per query, got {sizes}."
+            )
         return self
 
 
@@ -73,6 +77,7 @@ def decisions(
         picture=tuple(np.asarray(shown_Q).tolist()),
         subject=tuple(np.asarray(subject_Q).tolist()),
         concept=tuple(np.asarray(concept_Q).tolist()),
+        named=tuple(np.asarray(gallery)[np.asarray(scores_QG).argmax(axis=1)].tolist()),
         top1=tuple(own_hits(scores_QG, gallery, shown_Q, 1).tolist()),
         top5=tuple(own_hits(scores_QG, gallery, shown_Q, 5).tolist()),
     )

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from eegdecode.evaluate.calibration import Calibration
+from eegdecode.evaluate.confusions import Confusion
 from eegdecode.evaluate.contrast import ClassScore, ContrastScore
 from eegdecode.evaluate.retrieval import RetrievalScore
 
@@ -117,6 +118,22 @@ def repetition_curve(score: RetrievalScore) -> bytes:
     axes.legend(frameon=False, fontsize=8.5)
     _label(axes, "repetitions averaged", "top-1, %", "More looks, better naming")
     return _png(figure)
+
+
+def confusion_sheet(found: Sequence[Confusion], images: Mapping[str, NDArray[np.uint8]]) -> bytes:
+    """Draw a column per picture: it, and below what it was taken for; white where it was taken for fewer.
+
+    Parameters
+    ----------
+    images
+        Of every picture that is named, uint8 ``(H, W, 3)``.
+    """
+    blank = np.full((1, 1, 3), 255, np.uint8)
+    rows = {"shown": [images[one.shown] for one in found]}
+    for place in range(max(len(one.taken_for) for one in found)):
+        label = "taken for" if place == 0 else f"or for ({place + 1})"
+        rows[label] = [images[one.taken_for[place][0]] if place < len(one.taken_for) else blank for one in found]
+    return contact_sheet(rows, [f"{one.taken_for[0][1]} of {one.n_queries}" for one in found])
 
 
 def reliability(calibration: Calibration) -> bytes:

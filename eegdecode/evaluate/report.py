@@ -13,6 +13,7 @@ from eegdecode.batch import SourceFact, TargetFact
 from eegdecode.config import Protocol, Section
 from eegdecode.evaluate import page
 from eegdecode.evaluate.certainty import CalibrationFact, CeilingFact
+from eegdecode.evaluate.confusions import Confusion
 from eegdecode.evaluate.contrast import ClassScore, ContrastScore
 from eegdecode.evaluate.retrieval import RetrievalScore
 from eegdecode.evaluate.statistics import Interval
@@ -115,6 +116,7 @@ class Report(Section):
     retrieval: RetrievalScore | None = None
     calibration: CalibrationFact | None = None
     ceiling: CeilingFact | None = None
+    confusions: tuple[Confusion, ...] = ()
     contrast: ContrastScore | None = None
     more_contrasts: tuple[ContrastScore, ...] = ()
     """Further contrasts or splits of the same data, each with its own chance, interval and p."""

@@ -114,6 +114,14 @@ Permutation p {{ s.p_permutation|p }} ({{ s.n_permutations }} exchanges of pictu
 </section>{% endif %}
 """
 
+CONFUSIONS = """
+{% if r.confusions %}<section><h2>What was taken for what</h2><p class="note">Pictures most often taken for one and the same other, over all queries of all
+subjects; chance of naming any one candidate {{ (1 / r.retrieval.n_way)|percent }}.</p><div class="figures">{{ figure('confusions', true) }}</div>
+<div class="wide"><table><tr><th>shown</th><th>concept</th><th class=n>queries</th><th class=n>right</th><th>taken for</th></tr>
+{% for c in r.confusions %}<tr><td>{{ c.shown }}</td><td>{{ c.concept }}</td><td class=n>{{ c.n_queries }}</td><td class=n>{{ c.n_right }}</td>
+<td>{% for name, n in c.taken_for %}{{ name }} ({{ n }}){{ ', ' if not loop.last }}{% endfor %}</td></tr>{% endfor %}</table></div></section>{% endif %}
+"""
+
 CERTAINTY = """
 {% if r.calibration %}<section><h2>How sure it may be</h2>{% if r.calibration.result %}{% set c = r.calibration.result %}
 <p class="note">Fitted on {{ c.temperature.n_queries }} validation queries, judged on {{ c.calibrated.n_queries }} test queries of other concepts.
@@ -258,6 +266,7 @@ TEMPLATE = (
 {% elif r.retrieval or (r.contrast and r.contrast.control_auc is not none) %}<div class="box ok">Every control that was run sits on chance.</div>{% endif %}
 """
     + RETRIEVAL
+    + CONFUSIONS
     + CERTAINTY
     + CATEGORIES
     + PICTURES

@@ -16,6 +16,7 @@ from eegdecode.batch import Fold
 from eegdecode.config import Experiment, SyntheticData
 from eegdecode.data.shardset import ShardSet
 from eegdecode.evaluate import plots
+from eegdecode.evaluate.confusions import Confusion, top_confusions
 from eegdecode.evaluate.decisions import Decisions, decisions, write_decisions
 from eegdecode.evaluate.report import DataFact, FoldTraining, Report, SearchFact, write_report
 from eegdecode.evaluate.retrieval import (
@@ -55,7 +56,10 @@ def evaluate(experiment: Experiment) -> Report:
         figures |= {"similarity": plots.similarity_matrix(scores_QG), "retrieval_bars": plots.retrieval_bars(score)}
         if score.repetition_curve:
             figures["repetition_curve"] = plots.repetition_curve(score)
-        report = report.with_section(retrieval=score, **certainty(experiment, shards, tested))
+        confusions = top_confusions(answers)
+        if confusions:
+            figures["confusions"] = plots.confusion_sheet(confusions, _images(shards, confusions))
+        report = report.with_section(retrieval=score, confusions=confusions, **certainty(experiment, shards, tested))
         if report.calibration is not None and report.calibration.result is not None:
             figures["reliability"] = plots.reliability(report.calibration.result)
     else:
@@ -157,6 +161,14 @@ def _ideal(experiment: Experiment, shards: ShardSet, tested: Tested, repetitions
         shards.manifest.channels,
         repetitions,
     )
+
+
+def _images(shards: ShardSet, confusions: tuple[Confusion, ...]) -> dict[str, NDArray[np.uint8]]:
+    """Return the pictures that a sheet of confusions shows, by id."""
+    row_of = {picture: row for row, picture in enumerate(shards.picture_ids)}
+    names = sorted({name for one in confusions for name in (one.shown, *(other for other, _ in one.taken_for))})
+    images = shards.picture_images([row_of[name] for name in names])
+    return {name: np.asarray(image, np.uint8) for name, image in zip(names, images, strict=True)}
 
 
 def _facts(experiment: Experiment, shards: ShardSet) -> Report:

@@ -68,6 +68,7 @@ def test_decisions_beside_the_summary_are_its_own(folder: Path) -> None:
     retrieval, answers = load_report(str(folder)).retrieval, load_decisions(str(folder))
     assert retrieval is not None
     assert len(set(answers.picture)) == len(answers.picture) == 10
+    assert all((n == p) == (hit == 1) for n, p, hit in zip(answers.named, answers.picture, answers.top1, strict=True))
     assert np.mean(answers.top1) == pytest.approx(retrieval.top1)
 
 

@@ -67,6 +67,7 @@ def test_decisions_are_the_hits_of_the_report_and_come_back(tmp_path: Path) -> N
         scores_QG, ["a", "b", "c"], np.array(["a", "c", "b"]), np.array(["s"] * 3), np.array(["x", "y", "z"]),
         run_id="r-1", trial_N=["t2", "t1"],
     )  # fmt: skip
+    assert found.named == ("a", "b", "a")
     assert found.top1 == (1.0, 0.0, 0.5)
     assert found.top5 == (1.0, 1.0, 1.0)
     assert found.test_digest == digest_of(["t1", "t2"]) != digest_of(["t1", "t1", "t2"])
