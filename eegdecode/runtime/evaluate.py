@@ -32,6 +32,7 @@ from eegdecode.runtime.categories import category_scores
 from eegdecode.runtime.certainty import certainty
 from eegdecode.runtime.progress import Progress, say
 from eegdecode.runtime.tested import Tested, open_tested
+from eegdecode.runtime.tracked_report import track_report
 from eegdecode.runtime.train import fold_facts
 
 PACKAGES = ("torch", "ray", "deepspeed", "mne", "diffusers")
@@ -74,6 +75,7 @@ def evaluate(experiment: Experiment) -> Report:
             figures[name] = plots.fold_dots(contrast)
         figures["confusion"] = plots.confusion(found[0].classes)
     write_report(places.report(experiment), report, figures)
+    track_report(experiment, report)
     for fold in folds:
         hub.write_card(places.bundle(experiment, fold.name), scores=_card_scores(report, fold.name))
     say(f"evaluate: {places.report(experiment)}/report.html")

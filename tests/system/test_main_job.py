@@ -56,7 +56,7 @@ def test_summary_holds_every_section_with_chance_and_interval(folder: Path) -> N
     assert "validation has 12 queries over 4 concepts" in summary["calibration"]["reason"]
     (ceiling,) = summary["ceiling"]["per_subject"].values()
     assert (ceiling["n_conditions"], ceiling["n_repetitions"]) == (10, 6)
-    assert 0 < ceiling["lower"] < ceiling["corrected"] < 1
+    assert ceiling["lower"] < ceiling["upper"]  # ten pictures say too little for more
     assert summary["search"]["trials"] == 4
     assert {"schedule.lr", "loss.temperature"} <= summary["search"]["best"].keys()
     assert {"two_way", "two_way_random", "two_way_oracle", "pixcorr", "ssim"} <= summary["reconstruction"].keys()
@@ -114,6 +114,21 @@ def test_mlflow_kept_a_parent_and_a_child_for_every_configuration(folder: Path) 
     parents = [parent for _, parent in rows]
     counts = np.unique(parents, return_counts=True)[1]
     assert sorted(counts) == [2, 4]  # training: fold and drawer; search: four points
+
+
+def test_mlflow_has_the_scores_and_the_report_in_the_run_of_the_training(folder: Path) -> None:
+    import sqlite3
+
+    retrieval = load_report(str(folder)).retrieval
+    assert retrieval is not None
+    database = sqlite3.connect(folder / "mlflow" / "mlflow.db")
+    kept = dict(database.execute("select key, value from latest_metrics where key like 'test_%'"))
+    assert kept["test_top1"] == pytest.approx(retrieval.top1)
+    assert kept["test_top1_chance"] == pytest.approx(0.1)
+    assert (kept["test_top1_low"], kept["test_top1_high"]) == pytest.approx(retrieval.ci95_top1)
+    (name,) = {path.parent.parent.name for path in (folder / "mlflow" / "artifacts").glob("*/*/artifacts/report.html")}
+    runs = database.execute("select name from runs where run_uuid = ?", (name,))
+    assert [row[0].split()[0] for row in runs] == ["train"]
 
 
 def test_a_changed_bundle_is_refused(folder: Path, tmp_path: Path) -> None:
