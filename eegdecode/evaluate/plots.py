@@ -16,6 +16,8 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
+from eegdecode.evaluate.calibration import Calibration
+from eegdecode.evaluate.confusions import Confusion
 from eegdecode.evaluate.contrast import ClassScore, ContrastScore
 from eegdecode.evaluate.retrieval import RetrievalScore
 
@@ -115,6 +117,43 @@ def repetition_curve(score: RetrievalScore) -> bytes:
     axes.set_ylim(0, None)
     axes.legend(frameon=False, fontsize=8.5)
     _label(axes, "repetitions averaged", "top-1, %", "More looks, better naming")
+    return _png(figure)
+
+
+def confusion_sheet(found: Sequence[Confusion], images: Mapping[str, NDArray[np.uint8]]) -> bytes:
+    """Draw a column per picture: it, and below what it was taken for; white where it was taken for fewer.
+
+    Parameters
+    ----------
+    images
+        Of every picture that is named, uint8 ``(H, W, 3)``.
+    """
+    blank = np.full((1, 1, 3), 255, np.uint8)
+    rows = {"shown": [images[one.shown] for one in found]}
+    for place in range(max(len(one.taken_for) for one in found)):
+        label = "taken for" if place == 0 else f"or for ({place + 1})"
+        rows[label] = [images[one.taken_for[place][0]] if place < len(one.taken_for) else blank for one in found]
+    return contact_sheet(rows, [f"{one.taken_for[0][1]} of {one.n_queries}" for one in found])
+
+
+def reliability(calibration: Calibration) -> bytes:
+    """Accuracy against confidence in bins, after the temperature (filled) and before it (rings)."""
+    figure, axes = _figure(1, 1, 4.6, 3.8)
+    axes.plot([0, 100], [0, 100], color=CHANCE, linewidth=1.2, linestyle=":", label="confidence is right")
+    for error, name, colour, face in (
+        (calibration.uncalibrated, "temperature 1", BASELINE, "none"),
+        (calibration.calibrated, "fitted temperature", OURS, OURS),
+    ):
+        at = [100 * one.confidence for one in error.reliability]
+        for x, one in zip(at, error.reliability, strict=True):
+            axes.plot([x, x], [100 * end for end in one.ci95_accuracy], color=colour, linewidth=1, alpha=0.5)
+        right = [100 * one.accuracy for one in error.reliability]
+        axes.plot(at, right, "o", color=colour, markerfacecolor=face, markersize=4.5, label=name)
+    axes.axhline(100 * calibration.calibrated.chance, color=FAINT, linewidth=1.2)
+    axes.set_xlim(0, 100)
+    axes.set_ylim(0, 100)
+    axes.legend(frameon=False, fontsize=8.5, loc="upper left")
+    _label(axes, "confidence, %", "right, %", f"Sure and right, {calibration.coverage.n_way} candidates")
     return _png(figure)
 
 

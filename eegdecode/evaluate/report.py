@@ -12,6 +12,8 @@ from eegdecode import storage
 from eegdecode.batch import SourceFact, TargetFact
 from eegdecode.config import Protocol, Section
 from eegdecode.evaluate import page
+from eegdecode.evaluate.certainty import CalibrationFact, CeilingFact
+from eegdecode.evaluate.confusions import Confusion
 from eegdecode.evaluate.contrast import ClassScore, ContrastScore
 from eegdecode.evaluate.retrieval import RetrievalScore
 from eegdecode.evaluate.statistics import Interval
@@ -112,6 +114,9 @@ class Report(Section):
     versions: dict[str, str] = Field(default_factory=dict)
     training: tuple[FoldTraining, ...] = ()
     retrieval: RetrievalScore | None = None
+    calibration: CalibrationFact | None = None
+    ceiling: CeilingFact | None = None
+    confusions: tuple[Confusion, ...] = ()
     contrast: ContrastScore | None = None
     more_contrasts: tuple[ContrastScore, ...] = ()
     """Further contrasts or splits of the same data, each with its own chance, interval and p."""

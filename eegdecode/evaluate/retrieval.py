@@ -376,9 +376,7 @@ def repetition_point(
     n_way: int = 0,
 ) -> RepetitionPoint:
     """Return one point of the curve of top-1 against the number of repetitions averaged; see `retrieval_report`."""
-    index = {label: i for i, label in enumerate(np.unique(np.asarray(gallery)).tolist())}
-    hits_QL = _hits(scores_QG, gallery, shown_Q, 1, n_way)
-    own_Q = hits_QL[np.arange(len(hits_QL)), [index[label] for label in np.asarray(shown_Q).tolist()]]
+    own_Q = own_hits(scores_QG, gallery, shown_Q, 1, n_way)
     subject_Q, concept_Q = np.asarray(subject_Q), np.asarray(concept_Q)
     return RepetitionPoint(
         repetitions=repetitions,
@@ -386,6 +384,17 @@ def repetition_point(
         ci95_top1=_interval(own_Q, concept_Q, subject_Q, seed),
         ideal_observer_top1=ideal_observer_top1,
     )
+
+
+def own_hits(scores_QG: NDArray[Any], gallery: Sequence[str], shown_Q: Any, k: int, n_way: int = 0) -> Floats:
+    """Return (Q,): 1 where the picture shown is among the k best, 0 where not, the expected share where scores tie.
+
+    With `n_way` the expected share over all galleries of that size, see `retrieval_report`.
+    """
+    index = {label: i for i, label in enumerate(np.unique(np.asarray(gallery)).tolist())}
+    hits_QL = _hits(scores_QG, gallery, shown_Q, k, n_way)
+    own_Q: Floats = hits_QL[np.arange(len(hits_QL)), [index[label] for label in np.asarray(shown_Q).tolist()]]
+    return own_Q
 
 
 def control_from(name: str, score: RetrievalScore) -> Control:

@@ -114,6 +114,35 @@ Permutation p {{ s.p_permutation|p }} ({{ s.n_permutations }} exchanges of pictu
 </section>{% endif %}
 """
 
+CONFUSIONS = """
+{% if r.confusions %}<section><h2>What was taken for what</h2><p class="note">Pictures most often taken for one and the same other, over all queries of all
+subjects; chance of naming any one candidate {{ (1 / r.retrieval.n_way)|percent }}.</p><div class="figures">{{ figure('confusions', true) }}</div>
+<div class="wide"><table><tr><th>shown</th><th>concept</th><th class=n>queries</th><th class=n>right</th><th>taken for</th></tr>
+{% for c in r.confusions %}<tr><td>{{ c.shown }}</td><td>{{ c.concept }}</td><td class=n>{{ c.n_queries }}</td><td class=n>{{ c.n_right }}</td>
+<td>{% for name, n in c.taken_for %}{{ name }} ({{ n }}){{ ', ' if not loop.last }}{% endfor %}</td></tr>{% endfor %}</table></div></section>{% endif %}
+"""
+
+CERTAINTY = """
+{% if r.calibration %}<section><h2>How sure it may be</h2>{% if r.calibration.result %}{% set c = r.calibration.result %}
+<p class="note">Fitted on {{ c.temperature.n_queries }} validation queries, judged on {{ c.calibrated.n_queries }} test queries of other concepts.
+Both rank {{ c.coverage.n_way }} candidates, one a concept, with {{ r.calibration.repetitions }} repetition{{ 's' if r.calibration.repetitions > 1 }} averaged, so
+that one probability means the same in both; this is not the task of the headline. Temperature {{ '%.3g'|format(c.temperature.value) }}{{ ', at the bound of what was tried: the scores tell nothing or are never wrong' if c.temperature.at_bound }}.</p>
+<div class="wide"><table><tr><th></th><th class=n>value</th><th class=n>95 % interval</th><th class=n>if confidence were right</th><th class=n>p of as large an error</th></tr>
+{% for name, e in (('expected calibration error', c.calibrated), ('the same at temperature 1', c.uncalibrated)) %}<tr{{ ' class=main' if loop.first }}><td>{{ name }}</td><td class=n>{{ e.ece|percent }}</td>
+<td class=n>{{ e.ci95|interval }}</td><td class=n>{{ e.ece_if_calibrated|percent }}</td><td class=n>{{ e.p|p }}</td></tr>{% endfor %}</table></div>
+<div class="wide"><table><tr><th></th><th class=n>holds the right one</th><th class=n>95 % interval</th><th class=n>asked for</th><th class=n>chance of such sizes</th><th class=n>mean size</th><th class=n>median</th></tr>
+<tr class=main><td>conformal set</td><td class=n>{{ c.coverage.coverage|percent }}</td><td class=n>{{ c.coverage.ci95|interval }}</td><td class=n>{{ c.coverage.nominal|percent }}</td>
+<td class=n>{{ c.coverage.chance|percent }}</td><td class=n>{{ '%.1f'|format(c.coverage.mean_size) }}</td><td class=n>{{ '%.3g'|format(c.coverage.median_size) }}</td></tr></table></div>
+<div class="figures">{{ figure('reliability', px=452) }}</div>{% else %}<p>Not available: {{ r.calibration.reason }}</p>{% endif %}</section>{% endif %}
+{% if r.ceiling %}<section><h2>Noise ceiling of the test trials</h2>{% if r.ceiling.per_subject %}
+<p class="note">Correlation over pictures of two halves of the repetitions, averaged over electrodes and 50 ms bins after the picture appears; of the EEG,
+not of the decoder. Chance 0.</p><div class="wide"><table><tr><th>subject</th><th class=n>half with half</th><th class=n>95 % interval</th><th class=n>half with all</th>
+<th class=n>all, Spearman-Brown</th><th class=n>95 % interval</th><th class=n>pictures</th><th class=n>repetitions</th></tr>
+{% for name, n in r.ceiling.per_subject.items() %}<tr><td>{{ name }}</td><td class=n>{{ '%.3f'|format(n.lower) }}</td><td class=n>{{ n.ci95_lower|auc }}</td>
+<td class=n>{{ '%.3f'|format(n.upper) }}</td><td class=n>{{ '%.3f'|format(n.corrected) }}</td><td class=n>{{ n.ci95_corrected|auc }}</td><td class=n>{{ n.n_conditions }}</td>
+<td class=n>{{ n.n_repetitions }}</td></tr>{% endfor %}</table></div>{% else %}<p>Not available: {{ r.ceiling.reason }}</p>{% endif %}</section>{% endif %}
+"""
+
 CATEGORIES = """
 {% if r.contrast %}<section><h2>Telling two categories apart</h2><p class="note">Protocol: {{ protocol_single }}.</p>
 {{ contrast_table(r.contrast, 'contrast') }}
@@ -237,6 +266,8 @@ TEMPLATE = (
 {% elif r.retrieval or (r.contrast and r.contrast.control_auc is not none) %}<div class="box ok">Every control that was run sits on chance.</div>{% endif %}
 """
     + RETRIEVAL
+    + CONFUSIONS
+    + CERTAINTY
     + CATEGORIES
     + PICTURES
     + RUN

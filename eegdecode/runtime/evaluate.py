@@ -19,6 +19,8 @@ from eegdecode.batch import Fold
 from eegdecode.config import Experiment, SyntheticData
 from eegdecode.data.shardset import ShardSet
 from eegdecode.evaluate import plots
+from eegdecode.evaluate.confusions import Confusion, top_confusions
+from eegdecode.evaluate.decisions import Decisions, decisions, write_decisions
 from eegdecode.evaluate.report import DataFact, FoldTraining, Report, SearchFact, write_report
 from eegdecode.evaluate.retrieval import (
     RetrievalScore,
@@ -31,8 +33,10 @@ from eegdecode.evaluate.retrieval import (
 from eegdecode.recipes import command_line
 from eegdecode.runtime import places
 from eegdecode.runtime.categories import category_scores
+from eegdecode.runtime.certainty import certainty
 from eegdecode.runtime.progress import Progress, say
 from eegdecode.runtime.tested import Tested, open_tested
+from eegdecode.runtime.tracked_report import track_report
 from eegdecode.runtime.train import fold_facts
 from eegdecode.train.fold import embedded_targets
 
@@ -53,11 +57,19 @@ def evaluate(experiment: Experiment) -> Report:
     figures: dict[str, bytes] = {"training": plots.training_curves(_curves(experiment, folds), "validation mAP")}
     if experiment.protocol.split_by in ("concept", "picture", "subject_concept"):
         ranked = [fold for fold in folds if fold.by == experiment.protocol.split_by]
-        score, scores_QG = _retrieval(experiment, shards, [open_tested(experiment, shards, fold) for fold in ranked])
+        tested = [open_tested(experiment, shards, fold) for fold in ranked]
+        score, scores_QG, answers = _retrieval(experiment, shards, tested)
+        write_decisions(places.report(experiment), answers)
         figures |= {"similarity": plots.similarity_matrix(scores_QG), "retrieval_bars": plots.retrieval_bars(score)}
         if score.repetition_curve:
             figures["repetition_curve"] = plots.repetition_curve(score)
-        report = report.with_section(retrieval=score)
+        # A centre is no picture that could be shown.
+        confusions = top_confusions(answers) if experiment.protocol.gallery == "picture" else ()
+        if confusions:
+            figures["confusions"] = plots.confusion_sheet(confusions, _images(shards, confusions))
+        report = report.with_section(retrieval=score, confusions=confusions, **certainty(experiment, shards, tested))
+        if report.calibration is not None and report.calibration.result is not None:
+            figures["reliability"] = plots.reliability(report.calibration.result)
     else:
         found = category_scores(experiment, shards)
         contrasts = [score.contrast for score in found if score.contrast is not None]
@@ -70,6 +82,7 @@ def evaluate(experiment: Experiment) -> Report:
             figures[name] = plots.fold_dots(contrast)
         figures["confusion"] = plots.confusion(found[0].classes)
     write_report(places.report(experiment), report, figures)
+    track_report(experiment, report)
     for fold in folds:
         hub.write_card(places.bundle(experiment, fold.name), scores=_card_scores(report, fold.name))
     say(f"evaluate: {places.report(experiment)}/report.html")
@@ -78,7 +91,7 @@ def evaluate(experiment: Experiment) -> Report:
 
 def _retrieval(
     experiment: Experiment, shards: ShardSet, folds: Sequence[Tested]
-) -> tuple[RetrievalScore, NDArray[np.float32]]:
+) -> tuple[RetrievalScore, NDArray[np.float32], Decisions]:
     """Rank every fold's queries with its own bundle, and score them together; the gallery is the same in all folds."""
     protocol = experiment.protocol
     table = pd.concat([tested.table for tested in folds], ignore_index=True)
@@ -113,7 +126,7 @@ def _retrieval(
         score = score.with_(ideal_observer_top1=best.top1, ideal_observer_top5=best.top5)
     most = int(table.groupby(["subject", "picture"]).size().min())
     points = []
-    counts = [k for k in (1, 2, 4, 8, 16, 32, 64) if k <= most]
+    counts = sorted({2**i for i in range(most.bit_length())} | {most})
     progress = Progress("evaluate: repetition curve", len(counts), "points")
     for k in counts:
         some_QG, some = scored(k)
@@ -135,7 +148,17 @@ def _retrieval(
     first = queries.subject_Q == queries.subject_Q[0]
     row = {label: i for i, label in enumerate(queries.gallery)}
     order = np.argsort([row[label] for label in queries.shown_Q[first]], kind="stable")
-    return score.with_(repetition_curve=tuple(points)), scores_QG[first][order]
+    answers = decisions(
+        scores_QG,
+        queries.gallery,
+        queries.shown_Q,
+        queries.subject_Q,
+        queries.concept_Q,
+        run_id=experiment.run_id,
+        trial_N=table["key"].astype(str) + "|" + table["picture"].astype(str),
+        n_way=n_way,
+    )
+    return score.with_(repetition_curve=tuple(points)), scores_QG[first][order], answers
 
 
 @dataclass(frozen=True)
@@ -237,6 +260,14 @@ def _ideal(
         shards.manifest.channels,
         repetitions,
     )
+
+
+def _images(shards: ShardSet, confusions: tuple[Confusion, ...]) -> dict[str, NDArray[np.uint8]]:
+    """Return the pictures that a sheet of confusions shows, by id."""
+    row_of = {picture: row for row, picture in enumerate(shards.picture_ids)}
+    names = sorted({name for one in confusions for name in (one.shown, *(other for other, _ in one.taken_for))})
+    images = shards.picture_images([row_of[name] for name in names])
+    return {name: np.asarray(image, np.uint8) for name, image in zip(names, images, strict=True)}
 
 
 def _facts(experiment: Experiment, shards: ShardSet) -> Report:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from eegdecode import bundle
+from eegdecode.evaluate.decisions import load_decisions
 from eegdecode.evaluate.report import load_report
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -51,11 +52,24 @@ def test_summary_holds_every_section_with_chance_and_interval(folder: Path) -> N
     assert 0 <= low <= retrieval["top1"] <= high <= 1
     assert abs(retrieval["shuffled_top1"] - 0.1) < 0.05
     assert retrieval["ideal_observer_top1"] >= retrieval["top1"]
+    assert [point["repetitions"] for point in retrieval["repetition_curve"]] == [1, 2, 4, 6]
+    assert "validation has 12 queries over 4 concepts" in summary["calibration"]["reason"]
+    (ceiling,) = summary["ceiling"]["per_subject"].values()
+    assert (ceiling["n_conditions"], ceiling["n_repetitions"]) == (10, 6)
+    assert ceiling["lower"] < ceiling["upper"]  # ten pictures say too little for more
     assert summary["search"]["trials"] == 4
     assert {"schedule.lr", "loss.temperature"} <= summary["search"]["best"].keys()
     assert {"two_way", "two_way_random", "two_way_oracle", "pixcorr", "ssim"} <= summary["reconstruction"].keys()
     stages = {"start", "prepare", "search", "train", "evaluate", "reconstruct", "serve"}
     assert stages <= summary["seconds"].keys()
+
+
+def test_decisions_beside_the_summary_are_its_own(folder: Path) -> None:
+    retrieval, answers = load_report(str(folder)).retrieval, load_decisions(str(folder))
+    assert retrieval is not None
+    assert len(set(answers.picture)) == len(answers.picture) == 10
+    assert all((n == p) == (hit == 1) for n, p, hit in zip(answers.named, answers.picture, answers.top1, strict=True))
+    assert np.mean(answers.top1) == pytest.approx(retrieval.top1)
 
 
 def test_served_pictures_are_the_batch_jobs(folder: Path) -> None:
@@ -100,6 +114,21 @@ def test_mlflow_kept_a_parent_and_a_child_for_every_configuration(folder: Path) 
     parents = [parent for _, parent in rows]
     counts = np.unique(parents, return_counts=True)[1]
     assert sorted(counts) == [2, 4]  # training: fold and drawer; search: four points
+
+
+def test_mlflow_has_the_scores_and_the_report_in_the_run_of_the_training(folder: Path) -> None:
+    import sqlite3
+
+    retrieval = load_report(str(folder)).retrieval
+    assert retrieval is not None
+    database = sqlite3.connect(folder / "mlflow" / "mlflow.db")
+    kept = dict(database.execute("select key, value from latest_metrics where key like 'test_%'"))
+    assert kept["test_top1"] == pytest.approx(retrieval.top1)
+    assert kept["test_top1_chance"] == pytest.approx(0.1)
+    assert (kept["test_top1_low"], kept["test_top1_high"]) == pytest.approx(retrieval.ci95_top1)
+    (name,) = {path.parent.parent.name for path in (folder / "mlflow" / "artifacts").glob("*/*/artifacts/report.html")}
+    runs = database.execute("select name from runs where run_uuid = ?", (name,))
+    assert [row[0].split()[0] for row in runs] == ["train"]
 
 
 def test_a_changed_bundle_is_refused(folder: Path, tmp_path: Path) -> None:

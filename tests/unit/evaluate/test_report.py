@@ -12,6 +12,9 @@ from pydantic import ValidationError
 from eegdecode.batch import SourceFact, TargetFact
 from eegdecode.config import Protocol
 from eegdecode.evaluate import page, plots
+from eegdecode.evaluate.calibration import calibrate
+from eegdecode.evaluate.ceiling import noise_ceiling
+from eegdecode.evaluate.certainty import CalibrationFact, CeilingFact
 from eegdecode.evaluate.contrast import ClassScore, ContrastScore, class_report, contrast_report
 from eegdecode.evaluate.report import (
     AnchorScore,
@@ -104,6 +107,33 @@ def synthetic_report(noise: float = 3.2) -> tuple[Report, dict[str, bytes]]:
         ),
     }
     return report, figures
+
+
+def test_calibration_and_ceiling_have_their_sections_or_their_reasons() -> None:
+    report, figures = synthetic_report()
+    rng = np.random.default_rng(0)
+    scores_QG, target_Q = rng.normal(size=(120, 10)), rng.integers(10, size=120)
+    scores_QG[np.arange(120), target_Q] += 2
+    names = np.array([f"c{i}" for i in range(60)])
+    found = calibrate(
+        scores_QG[:60], target_Q[:60], names, scores_QG[60:], target_Q[60:], np.char.add("t", names), seed=0
+    )
+    ceiling = noise_ceiling(rng.normal(size=(30, 1, 2)) + rng.normal(size=(30, 4, 2)), seed=0)
+    told = report.with_section(
+        calibration=CalibrationFact(result=found, repetitions=4), ceiling=CeilingFact(per_subject={"sub-01": ceiling})
+    )
+    assert "How sure it may be" not in render(report, figures)
+    text = render(told, figures | {"reliability": plots.reliability(found)})
+    assert page.FIGURES["reliability"] in text
+    for number in (page.percent(found.calibrated.ece), page.interval(found.coverage.ci95), f"{ceiling.corrected:.3f}"):
+        assert f"<td class=n>{number}</td>" in text
+    assert Report.model_validate_json(told.model_dump_json()) == told
+    without = report.with_section(
+        calibration=CalibrationFact(reason="none held out."), ceiling=CeilingFact(reason="once.")
+    )
+    text = render(without, figures)
+    assert "Not available: none held out." in text
+    assert "Not available: once." in text
 
 
 def drawn() -> tuple[ReconstructionScore, dict[str, bytes]]:

@@ -1,0 +1,52 @@
+"""A report in MLflow: its scores, each with chance and interval, and its files, in the run of its training."""
+
+import tempfile
+from pathlib import Path
+
+from eegdecode import storage
+from eegdecode.config import Experiment
+from eegdecode.evaluate.decisions import NAME
+from eegdecode.evaluate.report import Report
+from eegdecode.runtime import places, tracking
+
+FILES = ("summary.json", "report.html", NAME)
+
+
+def track_report(experiment: Experiment, report: Report) -> None:
+    """Log a written report to the run `train <run id>`; with an empty tracking URI nothing is logged."""
+    uri = experiment.compute.tracking_uri
+    if not uri:
+        return
+    name, tags = f"train {experiment.run_id}", {"run_id": experiment.run_id}
+    tracker = tracking.tracker(tracking.find_or_create_run(uri, "eegdecode", name, tags))
+    tracker.log_metrics(scalars(report), 0)
+    with tempfile.TemporaryDirectory() as folder:
+        for file in FILES:
+            where = storage.join(places.report(experiment), file)
+            if storage.exists(where):
+                local = Path(folder) / file
+                local.write_bytes(storage.read_bytes(where))
+                tracker.log_artifact(local)
+    tracker.finish("FINISHED")
+
+
+def scalars(report: Report) -> dict[str, float]:
+    """Return the scores of a report by name, none without its chance level and interval."""
+    found: dict[str, tuple[float, float, tuple[float, float]]] = {}
+    if report.retrieval is not None:
+        score = report.retrieval
+        found["top1"] = (score.top1, score.chance_top1, score.ci95_top1)
+        found["top5"] = (score.top5, score.chance_top5, score.ci95_top5)
+    if report.contrast is not None:
+        found["auc"] = (report.contrast.auc, report.contrast.chance, report.contrast.ci95)
+    if report.classes is not None:
+        found["accuracy"] = (report.classes.accuracy, report.classes.chance, report.classes.ci95)
+    if report.calibration is not None and report.calibration.result is not None:
+        error, sets = report.calibration.result.calibrated, report.calibration.result.coverage
+        found["calibration_error"] = (error.ece, error.ece_if_calibrated, error.ci95)
+        found["coverage"] = (sets.coverage, sets.chance, sets.ci95)
+    return {
+        f"test_{name}{end}": value
+        for name, (score, chance, (low, high)) in found.items()
+        for end, value in (("", score), ("_chance", chance), ("_low", low), ("_high", high))
+    }
