@@ -274,6 +274,8 @@ class Encoder(Section):
     name: (
         Literal[
             "linear",
+            "riemann",
+            "riemann_erp",
             "mlp",
             "neurobridge",
             "nice",
@@ -298,10 +300,11 @@ class Encoder(Section):
     """Where training begins; the last two are in closed form, for `linear`. `canonical`: regularised canonical
     correlations of training trials and targets, with targets.project. `ridge`: ridge regression to every target, from
     one pass over the stream; each further target has a linear map of the EEG of its own. With schedule.steps=0 the
-    start is the model."""
+    start is the model. `ridge` is there for `riemann` and `riemann_erp` too, with the main target alone."""
     alphas: tuple[Annotated[float, Field(ge=0)], ...] = Field((1.0, 10.0, 100.0, 1e3, 1e4, 1e5), min_length=1)
     """Penalties among which `ridge` chooses, for each target: by validation trials, or by generalised cross-validation
-    where there are none. In units of scikit-learn's alpha on standardised features."""
+    where there are none. In units of scikit-learn's alpha on standardised features; those of `riemann` have
+    variance 1 on average."""
     whiten: Literal["none", "scale", "channels"] = "channels"
     """Fixed linear front, fitted on the fold's training trials: none, a scale per electrode, or ZCA over electrodes."""
 
@@ -515,10 +518,15 @@ class Experiment(Section):
                 "encoder.start='canonical' needs encoder.name='linear' and targets.project of at least 1, got "
                 f"'{encoder.name}' and {targets.project}."
             )
-        if encoder.start == "ridge" and (encoder.name != "linear" or targets.project):
+        if encoder.start == "ridge" and (encoder.name not in ("linear", "riemann", "riemann_erp") or targets.project):
             raise ValueError(
-                "encoder.start='ridge' predicts the targets as they are: it needs encoder.name='linear' and "
-                f"targets.project=0, got '{encoder.name}' and {targets.project}."
+                "encoder.start='ridge' predicts the targets as they are: it needs encoder.name='linear', "
+                f"'riemann' or 'riemann_erp', and targets.project=0, got '{encoder.name}' and {targets.project}."
+            )
+        if encoder.start == "ridge" and encoder.name.startswith("riemann") and targets.also:
+            raise ValueError(
+                f"encoder.start='ridge' gives each further target a map of the EEG itself, which '{encoder.name}' does "
+                f"not have: leave targets.also empty, got {sorted(targets.also)}."
             )
         if self.schedule.steps == 0 and encoder.start == "random":
             raise ValueError("schedule.steps=0 would keep random weights; set encoder.start, or steps of at least 1.")

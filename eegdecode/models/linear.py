@@ -22,5 +22,9 @@ class LinearMap(nn.Module):
 
     def forward(self, eeg_BCT: torch.Tensor) -> torch.Tensor:
         """Return z_BD."""
-        z_BD: torch.Tensor = self.map(self.dropout(eeg_BCT.flatten(1)))
+        z_BD: torch.Tensor = self.map(self.dropout(self.features(eeg_BCT)))
         return z_BD
+
+    def features(self, eeg_BCT: torch.Tensor) -> torch.Tensor:
+        """Return what is mapped: all samples of a trial, electrode after electrode."""
+        return eeg_BCT.flatten(1)

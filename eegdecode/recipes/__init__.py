@@ -16,7 +16,14 @@ from eegdecode.recipes.atm import atm, atm_published
 from eegdecode.recipes.block_design import distill, distill_wavelet, neuroimagen
 from eegdecode.recipes.demo import canonical, demo
 from eegdecode.recipes.first import bids, eegcvpr40, things_eeg2
-from eegdecode.recipes.muse import muse_gratings, muse_n170
+from eegdecode.recipes.muse import (
+    muse_gratings,
+    muse_gratings_riemann,
+    muse_gratings_riemann_erp,
+    muse_n170,
+    muse_n170_riemann,
+    muse_n170_riemann_erp,
+)
 from eegdecode.recipes.neurobridge import neurobridge, samga
 from eegdecode.recipes.nice import nice, nice_ga, nice_learnt_temperature, nice_sa
 from eegdecode.recipes.perceptogram import perceptogram
@@ -32,6 +39,10 @@ RECIPES: dict[str, Callable[[], Experiment]] = {
         eegcvpr40,
         muse_gratings,
         muse_n170,
+        muse_gratings_riemann,
+        muse_n170_riemann,
+        muse_gratings_riemann_erp,
+        muse_n170_riemann_erp,
         nice,
         nice_sa,
         nice_ga,

@@ -81,7 +81,7 @@ def _decide(experiment: Experiment, shards: ShardSet, folds: Sequence[Fold]) -> 
     by = folds[0].by
     assert by != "subject_concept"  # new concepts are ranked, see evaluate
     tested = [open_tested(experiment, shards, fold) for fold in folds]
-    parts = [_scores(t.bundle, t.reconstructor.embed(t.eeg_uv_NCT)) for t in tested]
+    parts = [candidate_scores(t.bundle, t.reconstructor.embed(t.eeg_uv_NCT)) for t in tested]
     galleries = {t.bundle.gallery.pictures for t in tested}
     if len(galleries) != 1:
         raise ValueError("every fold must rank the same candidates: a category is missing from the test part of one.")
@@ -97,7 +97,7 @@ def _decide(experiment: Experiment, shards: ShardSet, folds: Sequence[Fold]) -> 
     )
 
 
-def _scores(made: Bundle, z_ND: NDArray[np.float32]) -> NDArray[np.float64]:
+def candidate_scores(made: Bundle, z_ND: NDArray[np.float32]) -> NDArray[np.float64]:
     """Return the decoder's own log odds of the candidates: cosine over temperature."""
     scale = float(torch.exp(made.decoder.logit_scale.detach()))
     cosine_NG = score_matrix(z_ND, made.gallery.target_PD, made.experiment.loss.normalise)
@@ -110,8 +110,8 @@ def _contrast(
     labels, protocol = experiment.protocol.contrast, experiment.protocol
     if labels is None:
         return None
-    rows, positive_N = _two(decided.table, labels)
-    decision_N = _odds(decided.scores_NG, decided.gallery.concepts, labels)[rows]
+    rows, positive_N = two_categories(decided.table, labels)
+    decision_N = log_odds(decided.scores_NG, decided.gallery.concepts, labels)[rows]
     fold_N, run_N = decided.fold_N[rows], decided.run_N[rows]
     position_N = decided.table["position"].to_numpy()[rows]
     picture_N = decided.table["picture"].to_numpy(str)[rows]
@@ -179,7 +179,7 @@ def _classes(experiment: Experiment, decided: _Decided, null_R: NDArray[np.float
     )
 
 
-def _two(table: pd.DataFrame, labels: tuple[str, str]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+def two_categories(table: pd.DataFrame, labels: tuple[str, str]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
     """Return the rows of the two categories and whether each is of the second."""
     concept_N = table["concept"].astype(str)
     low, high = (concept_N.str.startswith(label).to_numpy() for label in labels)
@@ -189,7 +189,7 @@ def _two(table: pd.DataFrame, labels: tuple[str, str]) -> tuple[NDArray[np.int64
     return rows, high[rows]
 
 
-def _odds(scores_NG: NDArray[np.float64], concepts: Sequence[str], labels: tuple[str, str]) -> NDArray[np.float64]:
+def log_odds(scores_NG: NDArray[np.float64], concepts: Sequence[str], labels: tuple[str, str]) -> NDArray[np.float64]:
     """Return the log odds of the second category against the first."""
     concept_G = np.array(concepts)
     low, high = (logsumexp(scores_NG[:, np.char.startswith(concept_G, label)], axis=1) for label in labels)
@@ -226,8 +226,8 @@ def _refit(described: str, by: str, first: int, last: int) -> NDArray[np.float64
         accuracy = np.mean([np.mean(named_N[at] == shown_N[at]) for at in folds])
         auc = float("nan")
         if labels is not None:
-            chosen, positive_N = _two(relabelled, labels)
-            odds_N = _odds(scores_NG, concept_G, labels)
+            chosen, positive_N = two_categories(relabelled, labels)
+            odds_N = log_odds(scores_NG, concept_G, labels)
             second_N = np.zeros(len(table), bool)
             second_N[chosen] = positive_N
             either_N = np.isin(np.arange(len(table)), chosen)

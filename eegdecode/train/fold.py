@@ -27,6 +27,7 @@ from eegdecode.data.whiten import fit_front
 from eegdecode.diffusion.drawer import Drawer
 from eegdecode.models.decoder import Decoder, decoder_of
 from eegdecode.models.linear import LinearMap
+from eegdecode.models.riemann import CovarianceTangent
 from eegdecode.train.closed_form import canonical, ridge_loo
 from eegdecode.train.engine import device_of
 from eegdecode.train.levels import BlurLevels
@@ -105,7 +106,7 @@ def build_fold(
     told
         Picture row that every trial of the set is said to have shown, for the null: nothing here then sees another.
     start
-        Whether `encoder.start` is fitted; not where fitted weights are loaded into the task.
+        Whether `encoder.start`, and what is fixed in an encoder, is fitted; not where fitted weights are loaded.
 
     Raises
     ------
@@ -131,10 +132,11 @@ def build_fold(
         _heads(experiment, shards, len(concepts)),
     )
     if experiment.encoder.whiten != "none":
-        some = np.random.default_rng(experiment.schedule.seed).permutation(train_N)[:FRONT_TRIALS]
-        decoder.set_front(*fit_front(shards.gather(np.sort(some)), experiment.encoder.whiten))
+        decoder.set_front(*fit_front(shards.gather(_some(experiment, train_N)), experiment.encoder.whiten))
     if experiment.targets.centre:
         decoder.target_centre_D.copy_(torch.from_numpy(shards.target_PD[train_rows].mean(axis=0, dtype=np.float64)))
+    if isinstance(decoder.encoder, CovarianceTangent) and start:
+        _fit_features(decoder, decoder.encoder, shards, _some(experiment, train_N), row_N)
 
     def opened(part: Literal["train", "val"], rank: int, world: int) -> "Stream | Relabelled":
         stream = Stream(
@@ -300,6 +302,24 @@ def _length(head: nn.Module) -> int:
     linear = head.map if isinstance(head, LinearMap) else head
     assert isinstance(linear, nn.Linear)
     return linear.out_features
+
+
+def _some(experiment: Experiment, train_N: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return the training trials that statistics are taken of: the same on every rank."""
+    return np.sort(np.random.default_rng(experiment.schedule.seed).permutation(train_N)[:FRONT_TRIALS])
+
+
+def _fit_features(
+    decoder: Decoder,
+    encoder: CovarianceTangent,
+    shards: ShardSet,
+    trials_N: NDArray[np.int64],
+    row_N: NDArray[np.int64],
+) -> None:
+    """Fit the features of an encoder that has fixed ones, on what it sees of training trials."""
+    with torch.no_grad():
+        eeg_NCT = decoder.front(torch.from_numpy(shards.gather(trials_N)))
+    encoder.fit_features(eeg_NCT, torch.from_numpy(shards.target_PD[row_N[trials_N]]))
 
 
 def _start_canonical(decoder: Decoder, shards: ShardSet, train_N: NDArray[np.int64], row_N: NDArray[np.int64]) -> None:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from eegdecode.batch import TrialBatch
 from eegdecode.models.decoder import Decoder
 from eegdecode.models.linear import LinearMap
+from eegdecode.models.riemann import CovarianceTangent
 from eegdecode.train.closed_form import (
     Moments,
     Ridge,
@@ -58,9 +59,9 @@ def start_ridge(
     world: int,
     device: torch.device,
 ) -> dict[str, float]:
-    """Set a linear encoder and the heads to ridge regression of the targets, and return the penalties by target.
+    """Set an encoder's linear map and the heads to ridge regression of the targets, and return the penalties by target.
 
-    Features are standardised, as in Perceptogram (Fei et al., 2024; desa-lab/Perceptogram@8924f99). The penalty of each
+    Samples are standardised, as in Perceptogram (Fei et al., 2024; desa-lab/Perceptogram@8924f99). The penalty of each
     target is the one with the least squared error on validation trials, or by generalised cross-validation without
     any. What heads predict gets the spread of the targets back, from the same trials (inductively: the paper takes the
     spread of the test predictions). The embedding, which is ranked, stays as it is.
@@ -80,7 +81,10 @@ def start_ridge(
     if world > 1:
         moments = of_all_ranks(moments, device)
     held = accumulate(_rows(decoder, validation)) if validation is not None else None
-    path = RidgePath(moments, standardise=True)
+    encoder = decoder.encoder
+    assert isinstance(encoder, LinearMap | CovarianceTangent)
+    # Lengths in a tangent space are distances: its directions are penalised alike.
+    path = RidgePath(moments, standardise=isinstance(encoder, LinearMap))
     maps = {"": decoder.encoder, **decoder.heads}
     penalties = {}
     for name, module in maps.items():
@@ -88,7 +92,7 @@ def start_ridge(
         penalties[name] = found.alpha
         if name:
             found = inductive_output_scaling(found, held or moments, name)
-        assert isinstance(module, LinearMap)
+        assert isinstance(module, LinearMap | CovarianceTangent)
         with torch.no_grad():
             module.map.weight.copy_(torch.from_numpy(found.weight_DE.T))
             module.map.bias.copy_(torch.from_numpy(found.bias_E))
@@ -105,7 +109,9 @@ def _rows(decoder: Decoder, batches: Iterable[TrialBatch]) -> Iterator[Rows]:
     """Yield features and targets, as the encoder sees them and the embedding is compared with them."""
     for batch in batches:
         with torch.no_grad():
-            x_BD = decoder.front(batch.eeg_uv_BCT.cpu()).flatten(1)
+            encoder = decoder.encoder
+            assert isinstance(encoder, LinearMap | CovarianceTangent)
+            x_BD = encoder.features(decoder.front(batch.eeg_uv_BCT.cpu()))
             main_BE = decoder.embed_target(batch.target_BD.cpu())
         targets = {"": main_BE, **{name: batch.also[name].cpu() for name in decoder.heads}}
         yield x_BD.double().numpy(), {name: y_BE.double().numpy() for name, y_BE in targets.items()}

@@ -40,6 +40,7 @@ OWNERS = {
     "webdataset": ("eegdecode.data.shards",),
     "braindecode": ("eegdecode.models.from_braindecode",),
     "huggingface_hub": ("eegdecode.hub",),
+    "pyriemann": ("eegdecode.evaluate.baselines",),
 }
 # Inside an owner's package and still refused.
 NOT = {"mne": ("eegdecode.data.stream",)}
@@ -125,6 +126,7 @@ PLANTED = {
     "deepspeed outside the engine": ("eegdecode/train/loop.py", "import deepspeed\n", "deepspeed"),
     "boto3 outside storage": ("eegdecode/data/shards.py", "from botocore.config import Config\n", "botocore"),
     "webdataset in a model": ("eegdecode/models/nice.py", "import webdataset\n", "webdataset"),
+    "pyriemann in a model": ("eegdecode/models/nice.py", "from pyriemann.estimation import Shrinkage\n", "pyriemann"),
     "diffusers in reconstruct": ("eegdecode/reconstruct/draw.py", "from diffusers import UNet2DModel\n", "diffusers"),
 }
 

@@ -89,8 +89,20 @@ def fitted(folder: Path, case: str, batch: int) -> Numbers:
     return {name: value.detach().clone() for name, value in run.task.decoder.state_dict().items()}
 
 
+def of_covariances(folder: Path) -> Numbers:
+    """Return the decoder whose features are statistics of training trials, too."""
+    described = experiment(1, 24, (30.0,), 0).override(
+        {"targets.also": {}, "loss.terms": [{"name": "mse"}], "encoder.name": "riemann"}
+    )
+    targets = {"": str(folder / "target-")}
+    found = shards.open_shards(str(folder / "eeg"), targets=targets, protocol=described.protocol)
+    run = build_fold(described, found, found.folds[0], collectives.rank(), collectives.world_size())
+    return {name: value.detach().clone() for name, value in run.task.decoder.state_dict().items()}
+
+
 def all_cases(folder: Path) -> dict[str, Numbers]:
-    return {f"{case} {batch}": fitted(folder, case, batch) for case in CASES for batch in BATCHES}
+    linear = {f"{case} {batch}": fitted(folder, case, batch) for case in CASES for batch in BATCHES}
+    return linear | {"riemann": of_covariances(folder)}
 
 
 if __name__ == "__main__":

@@ -114,6 +114,15 @@ def test_any_number_of_ranks_and_any_batch_is_the_closed_form(
                 assert furthest(state[f"{where}.bias"], bias) < 1e-6, (name, batch)
 
 
+@pytest.mark.parametrize("world", WORLDS[1:])
+def test_features_of_covariances_are_those_of_one_rank(world: int, found: dict[int, list[dict[str, Numbers]]]) -> None:
+    alone = found[1][0]["riemann"]
+    assert float(alone["encoder.map.weight"].abs().max()) > 0
+    for rank in found[world]:
+        for name, value in rank["riemann"].items():
+            torch.testing.assert_close(value, alone[name], rtol=1e-6, atol=1e-6)
+
+
 def test_the_choice_of_the_penalty_can_be_wrong(folder: Path) -> None:
     """The chosen one is neither the least nor the largest, so that the tests above look at a choice."""
     x, targets = rows(folder, "validation", "train")

@@ -3,14 +3,26 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from pyriemann.classification import MDM
+from pyriemann.estimation import ERPCovariances, XdawnCovariances
+from pyriemann.tangentspace import TangentSpace
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import roc_auc_score
 
 from eegdecode.config import Epochs, MuseData
 from eegdecode.data.epochs import cut
 from eegdecode.data.sources import open_source
 from eegdecode.data.splits import group_of
 from eegdecode.data.trials import Trials, join
-from eegdecode.evaluate.baselines import FoldwiseLda, lda_classes, lda_contrast
+from eegdecode.evaluate.baselines import (
+    RIEMANN,
+    FoldwiseLda,
+    lda_classes,
+    lda_contrast,
+    riemann_contrast,
+    riemann_decisions,
+)
 from eegdecode.evaluate.contrast import ClassScore, ContrastScore
 
 # The pack's README: whole run 1 to 30 Hz, epochs from sample -25 at 256 Hz, baseline up to the sample before the onset,
@@ -203,3 +215,68 @@ def test_what_lda_can_not_do_is_said() -> None:
     eeg[4, 0, 0] = np.inf
     with pytest.raises(ValueError, match="trial 4 is not"):
         FoldwiseLda(eeg, fold)
+
+
+def few_trials() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """60 trials of 4 electrodes in 3 runs, in half of them one response more."""
+    rng = np.random.default_rng(7)
+    positive_N, run_N = np.arange(60) % 2 == 1, np.repeat(["a", "b", "c"], 20)
+    eeg_NCT = rng.normal(size=(60, 4, 40)) * np.array([1.0, 3.0, 2.0, 5.0])[:, None]
+    eeg_NCT[positive_N] += 0.8 * np.outer([1.0, 2.0, 0.5, -1.0], np.sin(np.arange(40) / 4))
+    return eeg_NCT, positive_N, run_N
+
+
+def test_xdawn_is_the_pipeline_of_pyriemann_fold_by_fold() -> None:
+    eeg_NCT, positive_N, run_N = few_trials()
+    name = "xDAWN covariances (2 filters), tangent space, logistic regression"
+    found_N = riemann_decisions(RIEMANN[name], eeg_NCT, positive_N, run_N)
+    aucs = {}
+    for run in "abc":
+        train_N = run_N != run
+        covariances = XdawnCovariances(nfilter=2, estimator="oas", xdawn_estimator="oas")
+        train_NMM = covariances.fit_transform(eeg_NCT[train_N], positive_N[train_N].astype(int))
+        space = TangentSpace().fit(train_NMM)
+        classifier = LogisticRegression(max_iter=1000).fit(space.transform(train_NMM), positive_N[train_N])
+        wanted_N = classifier.decision_function(space.transform(covariances.transform(eeg_NCT[~train_N])))
+        assert found_N[~train_N] == pytest.approx(wanted_N, abs=1e-8)
+        aucs[run] = roc_auc_score(positive_N[~train_N], wanted_N)
+    score = riemann_contrast(
+        name,
+        eeg_NCT,
+        positive_N,
+        run_N,
+        run_N,
+        np.tile(np.arange(20), 3),
+        labels=("low", "high"),
+        split_by="run",
+        permute="trials",
+        seed=0,
+    )
+    assert score.per_fold == pytest.approx(aucs)
+    assert score.auc == pytest.approx(np.mean(list(aucs.values())))
+    assert score.auc > 0.8
+    assert score.null == "fixed decisions"
+
+
+def test_the_distance_to_means_is_that_of_pyriemann() -> None:
+    eeg_NCT, positive_N, run_N = few_trials()
+    found_N = riemann_decisions(RIEMANN["ERP covariances, minimum distance to mean"], eeg_NCT, positive_N, run_N)
+    train_N = run_N != "b"
+    covariances = ERPCovariances(estimator="oas").fit(eeg_NCT[train_N], positive_N[train_N].astype(int))
+    classifier = MDM().fit(covariances.transform(eeg_NCT[train_N]), positive_N[train_N].astype(int))
+    assert np.array_equal(
+        found_N[~train_N] > 0, classifier.predict(covariances.transform(eeg_NCT[~train_N])).astype(bool)
+    )
+
+
+@pytest.mark.parametrize("name", RIEMANN)
+def test_no_test_trial_enters_a_fit(name: str) -> None:
+    """Other test trials and other labels of theirs leave the decision on the one that stays as it was."""
+    eeg_NCT, positive_N, run_N = few_trials()
+    before_N = riemann_decisions(RIEMANN[name], eeg_NCT, positive_N, run_N)
+    changed_NCT, told_N = eeg_NCT.copy(), positive_N.copy()
+    changed_NCT[41:] = 30 * np.random.default_rng(1).normal(size=(19, 4, 40))
+    told_N[40:] = ~told_N[40:]
+    after_N = riemann_decisions(RIEMANN[name], changed_NCT, told_N, run_N)
+    assert after_N[40] == before_N[40]
+    assert not np.allclose(after_N[:40], before_N[:40])  # where they are training trials they count

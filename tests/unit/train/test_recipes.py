@@ -44,6 +44,10 @@ ALSO: dict[str, dict[str, Any]] = {
     "eegcvpr40": {"targets.project": 8, "protocol.n_val": 3, "schedule.lr": 1e-5},
     "muse_gratings": {},
     "muse_n170": {},
+    "muse_gratings_riemann": {"schedule.steps": 0, "encoder.alphas": [30.0]},
+    "muse_n170_riemann": {"schedule.steps": 0, "encoder.alphas": [30.0]},
+    "muse_gratings_riemann_erp": {"schedule.steps": 0, "encoder.alphas": [30.0]},
+    "muse_n170_riemann_erp": {"schedule.steps": 0, "encoder.alphas": [30.0]},
     "nice": {"protocol.n_val": 3},
     "nice_sa": {"protocol.n_val": 3},
     "nice_ga": {"protocol.n_val": 3},
@@ -384,5 +388,6 @@ def test_the_scale_of_ubp_is_that_of_the_golden_case() -> None:
 
 
 def test_every_published_recipe_is_held_against_its_paper() -> None:
-    own = {"demo", "things_eeg2", "bids", "eegcvpr40", "muse_gratings", "muse_n170", "ubp_fixed_blur"}
-    assert set(RECIPES) == set(PAPERS) | own
+    own = {"demo", "things_eeg2", "bids", "eegcvpr40", "ubp_fixed_blur"}
+    muse = {f"muse_{task}{encoder}" for task in ("gratings", "n170") for encoder in ("", "_riemann", "_riemann_erp")}
+    assert set(RECIPES) == set(PAPERS) | own | muse
