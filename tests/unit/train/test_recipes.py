@@ -388,6 +388,6 @@ def test_the_scale_of_ubp_is_that_of_the_golden_case() -> None:
 
 
 def test_every_published_recipe_is_held_against_its_paper() -> None:
-    own = {"demo", "things_eeg2", "bids", "eegcvpr40", "ubp_fixed_blur"}
+    own = {"demo", "canonical", "things_eeg2", "bids", "eegcvpr40", "ubp_fixed_blur"}
     muse = {f"muse_{task}{encoder}" for task in ("gratings", "n170") for encoder in ("", "_riemann", "_riemann_erp")}
     assert set(RECIPES) == set(PAPERS) | own | muse
