@@ -1,6 +1,6 @@
-"""What every decoder is held against: shrinkage LDA, and classifiers of covariances from pyriemann.
+"""The baseline every decoder is held against: linear discriminant analysis with automatic shrinkage.
 
-LDA is the same function as scikit-learn's ``LinearDiscriminantAnalysis(solver="lsqr", shrinkage="auto")``, with one
+The same function as scikit-learn's ``LinearDiscriminantAnalysis(solver="lsqr", shrinkage="auto")``, with one
 fold left out at a time; features are all electrodes at all times (Blankertz et al. 2011, NeuroImage 56, 814). Written
 out because the permutation test trains it hundreds of times: scatter matrices are summed per fold and class once, and
 a training set is the sum of all folds but its own.
@@ -14,11 +14,6 @@ from typing import Any, Literal
 import numpy as np
 import scipy.linalg
 from numpy.typing import NDArray
-from pyriemann.classification import MDM
-from pyriemann.estimation import ERPCovariances, XdawnCovariances
-from pyriemann.tangentspace import TangentSpace
-from sklearn.linear_model import LogisticRegression
-from sklearn.pipeline import Pipeline
 
 from eegdecode.data.whiten import ledoit_wolf_shrunk
 from eegdecode.evaluate.contrast import ClassScore, ContrastScore, class_report, contrast_report, refitted_null
@@ -154,18 +149,59 @@ def lda_contrast(
         difference_N: F64 = decision_NK[:, 1] - decision_NK[:, 0]
         return difference_N
 
-    positive_N = np.asarray(positive_N, dtype=bool)
-    null_R = refitted_null(
+    return classifier_contrast(
         decide,
         positive_N,
         fold_N,
         run_N,
         position_N,
+        labels=labels,
+        split_by=split_by,
         permute=permute,
-        n_permutations=n_permutations,
         seed=seed,
+        n_permutations=n_permutations,
         picture_N=picture_N,
     )
+
+
+def classifier_contrast(
+    decide: Callable[[NDArray[Any]], F64],
+    positive_N: NDArray[np.bool_],
+    fold_N: NDArray[Any],
+    run_N: NDArray[Any],
+    position_N: NDArray[Any],
+    *,
+    labels: tuple[str, str],
+    split_by: Literal["concept", "picture", "run", "subject"],
+    permute: Permute,
+    seed: int,
+    n_permutations: int,
+    picture_N: NDArray[Any] | None = None,
+    refitted: bool = True,
+) -> ContrastScore:
+    """Score a classifier between two categories; see `contrast_report`.
+
+    Parameters
+    ----------
+    decide
+        Labels (N) to decisions (N), each by a classifier of all folds but the trial's own.
+    refitted
+        Whether the null trains again on permuted labels; its decisions stay otherwise.
+    """
+    positive_N = np.asarray(positive_N, dtype=bool)
+    null_R = None
+    if refitted:
+        null_R = refitted_null(
+            decide,
+            positive_N,
+            fold_N,
+            run_N,
+            position_N,
+            permute=permute,
+            n_permutations=n_permutations,
+            seed=seed,
+            picture_N=picture_N,
+        )
     return contrast_report(
         decide(positive_N),
         positive_N,
@@ -217,95 +253,6 @@ def lda_classes(
         run_N,
         position_N,
         classes=classes,
-        split_by=split_by,
-        permute=permute,
-        n_permutations=n_permutations,
-        seed=seed,
-        null_R=null_R,
-    )
-
-
-def _tangent(covariances: Any) -> Pipeline:
-    steps = [("covariances", covariances), ("tangent", TangentSpace()), ("classes", LogisticRegression(max_iter=1000))]
-    return Pipeline(steps)
-
-
-def _xdawn(n_filters: int) -> Pipeline:
-    return _tangent(XdawnCovariances(n_filters, estimator="oas", xdawn_estimator="oas"))
-
-
-RIEMANN: dict[str, Callable[[], Pipeline]] = {
-    "xDAWN covariances (2 filters), tangent space, logistic regression": lambda: _xdawn(2),
-    "xDAWN covariances (4 filters), tangent space, logistic regression": lambda: _xdawn(4),
-    "ERP covariances, tangent space, logistic regression": lambda: _tangent(ERPCovariances(estimator="oas")),
-    "ERP covariances, minimum distance to mean": lambda: Pipeline(
-        [("covariances", ERPCovariances(estimator="oas")), ("classes", MDM())]
-    ),
-}
-"""Name to a new classifier of trials (N, C, T); covariances are shrunk by oracle approximation."""
-
-
-def riemann_decisions(
-    make: Callable[[], Pipeline], eeg_NCT: NDArray[np.floating], positive_N: NDArray[np.bool_], fold_N: NDArray[Any]
-) -> F64:
-    """Return one decision per trial, higher for the positive category, by a classifier of all folds but its own."""
-    eeg_NCT, positive_N = np.asarray(eeg_NCT, np.float64), np.asarray(positive_N, bool)
-    fold_N = np.asarray(fold_N, dtype=str)
-    decision_N = np.empty(len(positive_N))
-    for fold in np.unique(fold_N):
-        test_N = fold_N == fold
-        fitted = make().fit(eeg_NCT[~test_N], positive_N[~test_N])
-        if hasattr(fitted[-1], "decision_function"):
-            decision_N[test_N] = fitted.decision_function(eeg_NCT[test_N])
-        else:  # how much nearer a trial is to the mean of the positive ones
-            distance_NK = fitted.transform(eeg_NCT[test_N])
-            decision_N[test_N] = distance_NK[:, 0] - distance_NK[:, 1]
-    return decision_N
-
-
-def riemann_contrast(
-    name: str,
-    eeg_NCT: NDArray[np.floating],
-    positive_N: NDArray[np.bool_],
-    fold_N: NDArray[Any],
-    run_N: NDArray[Any],
-    position_N: NDArray[Any],
-    *,
-    labels: tuple[str, str],
-    split_by: Literal["concept", "picture", "run", "subject"],
-    permute: Permute,
-    seed: int,
-    n_permutations: int = N_PERMUTATIONS,
-) -> ContrastScore:
-    """Score a classifier of `RIEMANN` between two categories; see `contrast_report`.
-
-    Where labels are permuted by position it is trained again on each permutation, as LDA is. Elsewhere its decisions
-    stay and test labels are permuted within runs: training is a hundred times that of LDA.
-    """
-    make = RIEMANN[name]
-
-    def decide(truth_N: NDArray[Any]) -> F64:
-        return riemann_decisions(make, eeg_NCT, truth_N, fold_N)
-
-    null_R = None
-    if permute == "positions":
-        null_R = refitted_null(
-            decide,
-            np.asarray(positive_N, bool),
-            fold_N,
-            run_N,
-            position_N,
-            permute=permute,
-            n_permutations=n_permutations,
-            seed=seed,
-        )
-    return contrast_report(
-        decide(positive_N),
-        positive_N,
-        fold_N,
-        run_N,
-        position_N,
-        labels=labels,
         split_by=split_by,
         permute=permute,
         n_permutations=n_permutations,

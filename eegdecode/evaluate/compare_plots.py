@@ -1,14 +1,10 @@
 """Figures of a comparison as PNG bytes, a colour and a marker per run."""
 
-import io
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 
-from eegdecode.evaluate.plots import CHANCE, FAINT, INK
+from eegdecode.evaluate.plots import CHANCE, INK, label_axes, new_figure, png_of
 from eegdecode.evaluate.retrieval import RetrievalScore
 
 # Okabe and Ito's palette again, then the same with another marker.
@@ -18,7 +14,7 @@ MARKERS = "osD^vPX"
 
 def repetition_curves(scores: Sequence[tuple[str, RetrievalScore]]) -> bytes:
     """Top-1 against repetitions averaged, a line with its band per run."""
-    figure, axes = _figure(5.2, 3.8)
+    figure, axes = new_figure(1, 1, 5.2, 3.8)
     ticks: set[int] = set()
     for i, (name, score) in enumerate(scores):
         points = sorted(score.repetition_curve, key=lambda point: point.repetitions)
@@ -36,12 +32,13 @@ def repetition_curves(scores: Sequence[tuple[str, RetrievalScore]]) -> bytes:
     axes.minorticks_off()
     axes.set_ylim(0, None)
     axes.legend(frameon=False, fontsize=8)
-    return _labelled(figure, axes, "repetitions averaged", "top-1, %")
+    label_axes(axes, "repetitions averaged", "top-1, %", "")
+    return png_of(figure)
 
 
 def subject_dots(scores: Sequence[tuple[str, RetrievalScore]]) -> bytes:
     """Top-1 of every subject with its interval, a column per run."""
-    figure, axes = _figure(2.4 + 1.3 * len(scores), 3.8)
+    figure, axes = new_figure(1, 1, 2.4 + 1.3 * len(scores), 3.8)
     for i, (_, score) in enumerate(scores):
         parts = list(score.per_subject.values())
         at = i + (np.linspace(-0.25, 0.25, len(parts)) if len(parts) > 1 else np.zeros(1))
@@ -54,27 +51,9 @@ def subject_dots(scores: Sequence[tuple[str, RetrievalScore]]) -> bytes:
     axes.axhline(100 * scores[0][1].chance_top1, color=CHANCE, linewidth=1.2, linestyle=":")
     axes.set_xticks(range(len(scores)), [name for name, _ in scores], fontsize=8, rotation=0 if len(scores) < 5 else 30)
     axes.set_ylim(0, None)
-    return _labelled(figure, axes, "", "top-1, %")
+    label_axes(axes, "", "top-1, %", "")
+    return png_of(figure)
 
 
 def _look(i: int) -> tuple[str, str]:
     return COLOURS[i % len(COLOURS)], MARKERS[(i // len(COLOURS)) % len(MARKERS)]
-
-
-def _figure(width_in: float, height_in: float) -> tuple[Figure, Any]:
-    figure = Figure(figsize=(width_in, height_in), layout="constrained", facecolor="white")
-    FigureCanvasAgg(figure)
-    return figure, figure.subplots()
-
-
-def _labelled(figure: Figure, axes: Any, x: str, y: str) -> bytes:
-    axes.set_xlabel(x, fontsize=9, color=INK)
-    axes.set_ylabel(y, fontsize=9, color=INK)
-    axes.tick_params(labelsize=8.5, colors=INK, length=3, color=FAINT)
-    for name, spine in axes.spines.items():
-        spine.set_visible(name in ("left", "bottom"))
-        spine.set_color(FAINT)
-    buffer = io.BytesIO()
-    # No software or date in the file: the same numbers give the same bytes.
-    figure.savefig(buffer, format="png", dpi=144, metadata={"Software": None})
-    return buffer.getvalue()

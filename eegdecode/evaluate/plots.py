@@ -42,7 +42,7 @@ class Curve:
 
 def training_curves(curves: Sequence[Curve], score_name: str = "validation top-1") -> bytes:
     """Loss per step (a thin line, its running mean thick) and validation score, a line per fold."""
-    figure, (left, right) = _figure(1, 2, 9.0, 3.2)
+    figure, (left, right) = new_figure(1, 2, 9.0, 3.2)
     for i, curve in enumerate(curves):
         shade = 0.35 + 0.65 * (i + 1) / len(curves)
         if len(curves) <= 3:
@@ -55,9 +55,9 @@ def training_curves(curves: Sequence[Curve], score_name: str = "validation top-1
             if curve.kept_step in list(curve.val_steps):
                 at = list(curve.val_steps).index(curve.kept_step)
                 right.plot(curve.kept_step, curve.val_score[at], "o", color=BASELINE, markersize=6, zorder=3)
-    _label(left, "step", "training loss", "Loss on training trials")
-    _label(right, "step", score_name, "Validation (vermilion: the step that is kept)")
-    return _png(figure)
+    label_axes(left, "step", "training loss", "Loss on training trials")
+    label_axes(right, "step", score_name, "Validation (vermilion: the step that is kept)")
+    return png_of(figure)
 
 
 def similarity_matrix(scores_QG: NDArray[Any], queries_note: str = "EEG, one row a picture") -> bytes:
@@ -67,14 +67,14 @@ def similarity_matrix(scores_QG: NDArray[Any], queries_note: str = "EEG, one row
     """
     scores_QG = np.asarray(scores_QG)
     order_QG = scores_QG.argsort(axis=1).argsort(axis=1) / max(scores_QG.shape[1] - 1, 1)
-    figure, axes = _figure(1, 1, 4.6, 4.0)
+    figure, axes = new_figure(1, 1, 4.6, 4.0)
     image = axes.imshow(order_QG**4, cmap="magma", interpolation="nearest", aspect="auto", vmin=0, vmax=1)
     bar = figure.colorbar(image, ax=axes, ticks=[q**4 for q in (0.5, 0.8, 0.9, 1.0)], shrink=0.85)
     bar.ax.set_yticklabels(["50 %", "80 %", "90 %", "best"], fontsize=8)
     bar.outline.set_visible(False)
     bar.set_label("candidates this one beats", fontsize=9)
-    _label(axes, "candidate picture", queries_note, "Similarity of EEG and pictures")
-    return _png(figure)
+    label_axes(axes, "candidate picture", queries_note, "Similarity of EEG and pictures")
+    return png_of(figure)
 
 
 def retrieval_bars(score: RetrievalScore) -> bytes:
@@ -82,7 +82,7 @@ def retrieval_bars(score: RetrievalScore) -> bytes:
     names = [*score.per_subject, "mean"]
     values = [*(part.top1 for part in score.per_subject.values()), score.top1]
     intervals = [*(part.ci95_top1 for part in score.per_subject.values()), score.ci95_top1]
-    figure, axes = _figure(1, 1, max(4.2, 0.62 * len(names) + 2.6), 3.4)
+    figure, axes = new_figure(1, 1, max(4.2, 0.62 * len(names) + 2.6), 3.4)
     for i, (value, interval) in enumerate(zip(values, intervals, strict=True)):
         axes.bar(i, 100 * value, width=0.62, color=OURS, alpha=1.0 if i == len(names) - 1 else 0.55)
         if interval is not None:
@@ -93,16 +93,16 @@ def retrieval_bars(score: RetrievalScore) -> bytes:
             axes, 100 * score.ideal_observer_top1, f"best possible\n{100 * score.ideal_observer_top1:.0f} %", CEILING
         )
     axes.set_xticks(range(len(names)), names, fontsize=9, rotation=0 if len(names) < 7 else 45)
-    _label(axes, "", "top-1, %", f"Right one of {score.n_way}")
+    label_axes(axes, "", "top-1, %", f"Right one of {score.n_way}")
     axes.set_ylim(0, None)
-    return _png(figure)
+    return png_of(figure)
 
 
 def repetition_curve(score: RetrievalScore) -> bytes:
     """Top-1 against repetitions averaged, with interval, chance and the best possible."""
     points = sorted(score.repetition_curve, key=lambda point: point.repetitions)
     n = [point.repetitions for point in points]
-    figure, axes = _figure(1, 1, 4.6, 3.4)
+    figure, axes = new_figure(1, 1, 4.6, 3.4)
     low, high = ([100 * point.ci95_top1[i] for point in points] for i in (0, 1))
     axes.fill_between(n, low, high, color=OURS, alpha=0.18, linewidth=0)
     axes.plot(n, [100 * point.top1 for point in points], "o-", color=OURS, markersize=4, label="decoder")
@@ -116,8 +116,8 @@ def repetition_curve(score: RetrievalScore) -> bytes:
     axes.set_xlim(min(n) / 1.2, max(n) * 1.2)
     axes.set_ylim(0, None)
     axes.legend(frameon=False, fontsize=8.5)
-    _label(axes, "repetitions averaged", "top-1, %", "More looks, better naming")
-    return _png(figure)
+    label_axes(axes, "repetitions averaged", "top-1, %", "More looks, better naming")
+    return png_of(figure)
 
 
 def confusion_sheet(found: Sequence[Confusion], images: Mapping[str, NDArray[np.uint8]]) -> bytes:
@@ -138,7 +138,7 @@ def confusion_sheet(found: Sequence[Confusion], images: Mapping[str, NDArray[np.
 
 def reliability(calibration: Calibration) -> bytes:
     """Accuracy against confidence in bins, after the temperature (filled) and before it (rings)."""
-    figure, axes = _figure(1, 1, 4.6, 3.8)
+    figure, axes = new_figure(1, 1, 4.6, 3.8)
     axes.plot([0, 100], [0, 100], color=CHANCE, linewidth=1.2, linestyle=":", label="confidence is right")
     for error, name, colour, face in (
         (calibration.uncalibrated, "temperature 1", BASELINE, "none"),
@@ -153,8 +153,8 @@ def reliability(calibration: Calibration) -> bytes:
     axes.set_xlim(0, 100)
     axes.set_ylim(0, 100)
     axes.legend(frameon=False, fontsize=8.5, loc="upper left")
-    _label(axes, "confidence, %", "right, %", f"Sure and right, {calibration.coverage.n_way} candidates")
-    return _png(figure)
+    label_axes(axes, "confidence, %", "right, %", f"Sure and right, {calibration.coverage.n_way} candidates")
+    return png_of(figure)
 
 
 def fold_dots(contrast: ContrastScore) -> bytes:
@@ -166,7 +166,7 @@ def fold_dots(contrast: ContrastScore) -> bytes:
         columns.append((contrast.baseline_name or "", contrast.baseline_per_fold, contrast.baseline_ci95, BASELINE))
     if contrast.control_per_fold:
         columns.append((contrast.control_name or "", contrast.control_per_fold, contrast.control_ci95, CHANCE))
-    figure, axes = _figure(1, 1, 2.2 + 1.5 * len(columns), 3.6)
+    figure, axes = new_figure(1, 1, 2.2 + 1.5 * len(columns), 3.6)
     for i, (_, per_fold, interval, colour) in enumerate(columns):
         values = list(per_fold.values())
         spread = np.linspace(-0.14, 0.14, len(values)) if len(values) > 1 else np.zeros(1)
@@ -178,8 +178,8 @@ def fold_dots(contrast: ContrastScore) -> bytes:
     axes.text(-0.48, contrast.chance, "chance", fontsize=8, color=CHANCE, va="bottom", ha="left")
     axes.set_xlim(-0.5, len(columns) - 0.5)
     axes.set_xticks(range(len(columns)), [name.replace(" before", "\nbefore") for name, *_ in columns], fontsize=9)
-    _label(axes, "", "ROC AUC", f"{contrast.labels[1]} against {contrast.labels[0]}, a dot per fold")
-    return _png(figure)
+    label_axes(axes, "", "ROC AUC", f"{contrast.labels[1]} against {contrast.labels[0]}, a dot per fold")
+    return png_of(figure)
 
 
 def confusion(score: ClassScore) -> bytes:
@@ -187,7 +187,7 @@ def confusion(score: ClassScore) -> bytes:
     counts_KK = np.array(score.confusion, np.float64)
     share_KK = counts_KK / np.maximum(counts_KK.sum(axis=1, keepdims=True), 1)
     side = 1.8 + 0.42 * score.n_way
-    figure, axes = _figure(1, 1, side + 0.6, side)
+    figure, axes = new_figure(1, 1, side + 0.6, side)
     axes.imshow(share_KK, cmap="Blues", vmin=0, vmax=max(float(share_KK.max()), 1e-9))
     for row, column in np.ndindex(share_KK.shape):
         dark = share_KK[row, column] > 0.6 * share_KK.max()
@@ -195,8 +195,8 @@ def confusion(score: ClassScore) -> bytes:
         axes.text(column, row, text, ha="center", va="center", fontsize=8, color="white" if dark else INK)
     axes.set_xticks(range(score.n_way), score.classes, rotation=45, ha="right", fontsize=8)
     axes.set_yticks(range(score.n_way), score.classes, fontsize=8)
-    _label(axes, "named", "shown", "% of trials of a class")
-    return _png(figure)
+    label_axes(axes, "named", "shown", "% of trials of a class")
+    return png_of(figure)
 
 
 def contact_sheet(rows: Mapping[str, Sequence[NDArray[np.uint8]]], titles: Sequence[str], cell_px: int = 96) -> bytes:
@@ -239,13 +239,15 @@ def contact_sheet(rows: Mapping[str, Sequence[NDArray[np.uint8]]], titles: Seque
     return buffer.getvalue()
 
 
-def _figure(rows: int, columns: int, width_in: float, height_in: float) -> tuple[Figure, Any]:
+def new_figure(rows: int, columns: int, width_in: float, height_in: float) -> tuple[Figure, Any]:
+    """Return a white figure and its axes, drawn without a display."""
     figure = Figure(figsize=(width_in, height_in), layout="constrained", facecolor="white")
     FigureCanvasAgg(figure)
     return figure, figure.subplots(rows, columns)
 
 
-def _label(axes: Any, x: str, y: str, title: str) -> None:
+def label_axes(axes: Any, x: str, y: str, title: str) -> None:
+    """Name both axes and the plot, in the look of the report."""
     axes.set_title(title, fontsize=10.5, color=INK, loc="left", pad=8)
     axes.set_xlabel(x, fontsize=9, color=INK)
     axes.set_ylabel(y, fontsize=9, color=INK)
@@ -269,7 +271,8 @@ def _running_mean(values: Sequence[float]) -> NDArray[np.float64]:
     return np.asarray((sums[last] - sums[first]) / (last - first))
 
 
-def _png(figure: Figure) -> bytes:
+def png_of(figure: Figure) -> bytes:
+    """Return a figure as PNG."""
     buffer = io.BytesIO()
     # No software or date in the file: the same numbers give the same bytes.
     figure.savefig(buffer, format="png", dpi=144, metadata={"Software": None})

@@ -212,11 +212,11 @@ def centre_scores(
     names, concept_P, count_U = np.unique(np.asarray(concepts), return_inverse=True, return_counts=True)
     labels, centre_UD = candidates("concept", target_PD, pictures, concepts)
     scores_QU = score_matrix(z_QD, centre_UD, normalise)
+    if (count_U == 1).all():
+        return labels, scores_QU
     row = {picture: k for k, picture in enumerate(pictures)}
     place = {name: u for u, name in enumerate(names.tolist())}
     sum_UD = np.stack([unit_PD[concept_P == u].sum(axis=0) for u in range(len(names))])
-    if (count_U == 1).all():
-        return labels, scores_QU
     for q, (picture, concept) in enumerate(zip(np.asarray(shown_Q), np.asarray(concept_Q), strict=True)):
         if picture not in row:
             continue

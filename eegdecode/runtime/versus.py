@@ -16,8 +16,9 @@ from eegdecode import bundle, storage
 from eegdecode.config import Experiment, MuseData, Section
 from eegdecode.data.shardset import ShardSet, test_trials
 from eegdecode.data.splits import group_of
-from eegdecode.evaluate.baselines import RIEMANN, lda_contrast, riemann_contrast
+from eegdecode.evaluate.baselines import lda_contrast
 from eegdecode.evaluate.contrast import ContrastScore, contrast_report
+from eegdecode.evaluate.covariance_baselines import RIEMANN, riemann_contrast
 from eegdecode.evaluate.statistics import PairedTest, paired_tests
 from eegdecode.recipes import RECIPES
 from eegdecode.recipes.muse import ON_MUSE, on_muse

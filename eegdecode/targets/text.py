@@ -25,6 +25,7 @@ from eegdecode.targets.towers import (
     pooled,
     shape_facts,
 )
+from eegdecode.targets.words import check_concepts
 
 SLOT = "{concept}"
 CAPTION_TOKENS = 30
@@ -115,12 +116,7 @@ class PromptTower:
         ValueError
             No concept for each picture.
         """
-        if concepts is None or len(concepts) != len(images):
-            raise ValueError(
-                f"{self.fact.tower} needs one concept for each of {len(images)} pictures, got "
-                f"{'none' if concepts is None else len(concepts)}: embed(images, concepts)."
-            )
-        prompts = [fill(self._prompt, concept) for concept in concepts]
+        prompts = [fill(self._prompt, concept) for concept in check_concepts(self.fact.tower, images, concepts)]
         unique, back = np.unique(np.array(prompts, dtype=str), return_inverse=True)
         return self._encoder.encode([str(prompt) for prompt in unique])[back]
 

@@ -65,19 +65,31 @@ class GaborWordsTower:
         ValueError
             No concept for each picture.
         """
-        if concepts is None or len(concepts) != len(images):
-            raise ValueError(
-                f"gabor_words needs one concept for each of {len(images)} pictures, got "
-                f"{'none' if concepts is None else len(concepts)}: embed(images, concepts)."
-            )
+        named = check_concepts(self.fact.tower, images, concepts)
         word_ND = np.zeros((len(images), WORD_DIM), np.float32)
-        for n, concept in enumerate(concepts):
+        for n, concept in enumerate(named):
             found = words_of(concept)
             for word in found:
                 word_ND[n] += word_vector(word)
             # A long name is not a loud one.
             word_ND[n] *= self._scale / np.float32(np.sqrt(max(len(found), 1)))
         return np.concatenate([self._gabor.embed(images), word_ND], axis=1)
+
+
+def check_concepts(tower: str, images: list[Image.Image], concepts: list[str] | None) -> list[str]:
+    """Return the concepts that a tower of words reads, one for each picture.
+
+    Raises
+    ------
+    ValueError
+        No concept for each picture.
+    """
+    if concepts is None or len(concepts) != len(images):
+        raise ValueError(
+            f"{tower} needs one concept for each of {len(images)} pictures, got "
+            f"{'none' if concepts is None else len(concepts)}: embed(images, concepts)."
+        )
+    return concepts
 
 
 def open_gabor_words(spec: Spec, weights_uri: str) -> GaborWordsTower:

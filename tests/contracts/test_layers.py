@@ -40,7 +40,7 @@ OWNERS = {
     "webdataset": ("eegdecode.data.shards",),
     "braindecode": ("eegdecode.models.from_braindecode",),
     "huggingface_hub": ("eegdecode.hub",),
-    "pyriemann": ("eegdecode.evaluate.baselines",),
+    "pyriemann": ("eegdecode.evaluate.covariance_baselines",),
 }
 # Inside an owner's package and still refused.
 NOT = {"mne": ("eegdecode.data.stream",)}

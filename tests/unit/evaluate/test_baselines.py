@@ -15,15 +15,9 @@ from eegdecode.data.epochs import cut
 from eegdecode.data.sources import open_source
 from eegdecode.data.splits import group_of
 from eegdecode.data.trials import Trials, join
-from eegdecode.evaluate.baselines import (
-    RIEMANN,
-    FoldwiseLda,
-    lda_classes,
-    lda_contrast,
-    riemann_contrast,
-    riemann_decisions,
-)
+from eegdecode.evaluate.baselines import FoldwiseLda, lda_classes, lda_contrast
 from eegdecode.evaluate.contrast import ClassScore, ContrastScore
+from eegdecode.evaluate.covariance_baselines import RIEMANN, riemann_contrast, riemann_decisions
 
 # The pack's README: whole run 1 to 30 Hz, epochs from sample -25 at 256 Hz, baseline up to the sample before the onset,
 # 100 µV, every fourth sample.
