@@ -33,25 +33,35 @@ SOFT = 0.02
 ENERGY_OFFSET, ENERGY_SCALE = (0.40, 0.50, 0.65), (0.25, 0.27, 0.28)
 MEAN_OFFSET, MEAN_SCALE = (0.5, 0.0, 0.0), (0.15, 0.06, 0.06)
 DEVIATION_OFFSET, DEVIATION_SCALE = (0.10, 0.05, 0.05), (0.06, 0.035, 0.035)
-_OPPONENT = np.array([[0.299, 0.587, 0.114], [0.5, -0.5, 0.0], [0.25, 0.25, -0.5]], dtype=np.float32)
+OPPONENT = np.array([[0.299, 0.587, 0.114], [0.5, -0.5, 0.0], [0.25, 0.25, -0.5]], dtype=np.float32)
 """RGB to luminance, red-green and yellow-blue."""
 
 
-def _filters_ohw(side: int) -> np.ndarray:
-    """Return one-sided log-Gabor filters over an unshifted spectrum of this side, (O, side, side)."""
-    cycles = scipy.fft.fftfreq(side) * side
-    fy, fx = np.meshgrid(cycles, cycles, indexing="ij")
+def log_gabor(side: int, cycles: float, n_orientations: int, frequency_sigma: float, angle_sigma: float) -> np.ndarray:
+    """Return one-sided log-Gabor filters over an unshifted spectrum, (O, side, side).
+
+    Parameters
+    ----------
+    side
+        Of the spectrum, pixels.
+    cycles
+        Frequency of the filters, cycles a picture.
+    frequency_sigma, angle_sigma
+        Widths: standard deviation of ln(frequency), and of the orientation in radians.
+    """
+    axis = scipy.fft.fftfreq(side) * side
+    fy, fx = np.meshgrid(axis, axis, indexing="ij")
     radius = np.hypot(fy, fx)
     radius[0, 0] = 1.0
-    radial = np.exp(-0.5 * (np.log(radius / (side / 4)) / OCTAVE_SIGMA) ** 2)
+    radial = np.exp(-0.5 * (np.log(radius / cycles) / frequency_sigma) ** 2)
     radial[0, 0] = 0.0
-    centre_o = np.arange(N_ORIENTATIONS)[:, None, None] * np.pi / N_ORIENTATIONS
+    centre_o = np.arange(n_orientations)[:, None, None] * np.pi / n_orientations
     turn = np.angle(np.exp(1j * (np.arctan2(fy, fx)[None] - centre_o)))
     # One-sided: the imaginary part of the response is the filter in quadrature, so its modulus is the energy envelope.
-    return np.asarray(2 * radial * np.exp(-0.5 * (turn / ANGLE_SIGMA) ** 2), dtype=np.float32)
+    return np.asarray(2 * radial * np.exp(-0.5 * (turn / angle_sigma) ** 2), dtype=np.float32)
 
 
-def _pool(side: int, grid: int) -> np.ndarray:
+def pooling(side: int, grid: int) -> np.ndarray:
     """Return overlapping triangular windows that sum to one over places, (grid, side)."""
     place = (np.arange(side) + 0.5) / side * grid - 0.5
     window = np.clip(1 - np.abs(place[None] - np.arange(grid)[:, None]), 0, None)
@@ -74,12 +84,21 @@ def _grid_mean(maps: np.ndarray, grid: int) -> np.ndarray:
     return means
 
 
+def opponent(image: Image.Image, px: int) -> np.ndarray:
+    """Return luminance, red-green and yellow-blue of a picture squeezed to `px`, float32 (3, px, px)."""
+    image = image.convert("RGB")
+    if image.size != (px, px):
+        image = image.resize((px, px), Image.Resampling.BICUBIC)
+    rgb_hw3 = np.asarray(image, dtype=np.float32) / np.float32(255)
+    return np.ascontiguousarray(np.moveaxis(rgb_hw3 @ OPPONENT.T, -1, 0))
+
+
 class GaborTower:
     """Gabor energies and colour moments: 222 numbers a picture, no weights, the same bytes on every call."""
 
     def __init__(self) -> None:
-        self._filters = [_filters_ohw(side) for side in SIDES]
-        self._pools = [_pool(side, ENERGY_GRID) for side in SIDES]
+        self._filters = [log_gabor(side, side / 4, N_ORIENTATIONS, OCTAVE_SIGMA, ANGLE_SIGMA) for side in SIDES]
+        self._pools = [pooling(side, ENERGY_GRID) for side in SIDES]
         edge = np.ones(PX, dtype=np.float32)
         edge[:TAPER_PX] = (1 - np.cos(np.pi * (np.arange(TAPER_PX) + 0.5) / TAPER_PX)) / 2
         edge[-TAPER_PX:] = edge[:TAPER_PX][::-1]
@@ -87,7 +106,7 @@ class GaborTower:
         constants = [
             PX, N_ORIENTATIONS, SIDES, OCTAVE_SIGMA, ANGLE_SIGMA, ENERGY_GRID, MEAN_GRID, DEVIATION_GRID, TAPER_PX,
             SOFT, ENERGY_OFFSET, ENERGY_SCALE, MEAN_OFFSET, MEAN_SCALE, DEVIATION_OFFSET, DEVIATION_SCALE,
-            _OPPONENT.tolist(),
+            OPPONENT.tolist(),
         ]  # fmt: skip
         revision = hashlib.sha256(json.dumps(constants).encode()).hexdigest()[:16]
         dim = len(SIDES) * N_ORIENTATIONS * ENERGY_GRID**2 + 3 * (MEAN_GRID**2 + DEVIATION_GRID**2)
@@ -108,11 +127,7 @@ class GaborTower:
         return np.stack([self._embed_one(image) for image in images])
 
     def _embed_one(self, image: Image.Image) -> np.ndarray:
-        image = image.convert("RGB")
-        if image.size != (PX, PX):
-            image = image.resize((PX, PX), Image.Resampling.BICUBIC)
-        rgb_hw3 = np.asarray(image, dtype=np.float32) / np.float32(255)
-        opponent_chw = np.ascontiguousarray(np.moveaxis(rgb_hw3 @ _OPPONENT.T, -1, 0))
+        opponent_chw = opponent(image, PX)
         return np.concatenate([self._energy(opponent_chw[0]), *self._moments(opponent_chw)]).astype(np.float32)
 
     def _energy(self, luminance_hw: np.ndarray) -> np.ndarray:

@@ -76,6 +76,7 @@ class Kind:
 KINDS = {
     "gabor": Kind("gabor", "gabor", "open_gabor", model=""),
     "gabor_words": Kind("gabor_words", "words", "open_gabor_words", model=""),
+    "pyramid": Kind("pyramid", "pyramid", "open_pyramid", model=""),
     "timm": Kind("timm:<model>", "towers", "open_timm", layers=True),
     "open_clip": Kind(
         "open_clip:<model>:<pretrained tag or local path>",

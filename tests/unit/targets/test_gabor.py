@@ -3,7 +3,7 @@ import pytest
 from PIL import Image
 
 from eegdecode.targets import open_tower
-from eegdecode.targets.gabor import PX, _filters_ohw
+from eegdecode.targets.gabor import ANGLE_SIGMA, N_ORIENTATIONS, OCTAVE_SIGMA, PX, log_gabor
 
 
 def grating(angle: float, cycles: float, phase: float = 0.0) -> Image.Image:
@@ -36,7 +36,7 @@ def test_energy_is_that_of_a_plain_convolution():
     picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (PX, PX, 3), dtype=np.uint8))
     grey = np.asarray(picture, np.float64) / 255 @ [0.299, 0.587, 0.114]
     field = (grey - grey.mean()) * tower._taper_hw
-    kernel = np.fft.ifft2(_filters_ohw(PX)[2])
+    kernel = np.fft.ifft2(log_gabor(PX, PX / 4, N_ORIENTATIONS, OCTAVE_SIGMA, ANGLE_SIGMA)[2])
     direct = np.array(
         [np.sum(field * np.roll(kernel[::-1, ::-1], (r + 1, c + 1), (0, 1))) for r in range(PX) for c in range(PX)]
     )
