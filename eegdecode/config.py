@@ -276,6 +276,7 @@ class Encoder(Section):
             "linear",
             "riemann",
             "riemann_erp",
+            "riemann_samples",
             "mlp",
             "neurobridge",
             "nice",
@@ -300,7 +301,8 @@ class Encoder(Section):
     """Where training begins; the last two are in closed form, for `linear`. `canonical`: regularised canonical
     correlations of training trials and targets, with targets.project. `ridge`: ridge regression to every target, from
     one pass over the stream; each further target has a linear map of the EEG of its own. With schedule.steps=0 the
-    start is the model. `ridge` is there for `riemann` and `riemann_erp` too, with the main target alone."""
+    start is the model. `ridge` is there for `riemann`, `riemann_erp` and `riemann_samples` too, with the main target
+    alone."""
     alphas: tuple[Annotated[float, Field(ge=0)], ...] = Field((1.0, 10.0, 100.0, 1e3, 1e4, 1e5), min_length=1)
     """Penalties among which `ridge` chooses, for each target: by validation trials, or by generalised cross-validation
     where there are none. In units of scikit-learn's alpha on standardised features; those of `riemann` have
@@ -518,10 +520,11 @@ class Experiment(Section):
                 "encoder.start='canonical' needs encoder.name='linear' and targets.project of at least 1, got "
                 f"'{encoder.name}' and {targets.project}."
             )
-        if encoder.start == "ridge" and (encoder.name not in ("linear", "riemann", "riemann_erp") or targets.project):
+        closed = ("linear", "riemann", "riemann_erp", "riemann_samples")
+        if encoder.start == "ridge" and (encoder.name not in closed or targets.project):
             raise ValueError(
-                "encoder.start='ridge' predicts the targets as they are: it needs encoder.name='linear', "
-                f"'riemann' or 'riemann_erp', and targets.project=0, got '{encoder.name}' and {targets.project}."
+                f"encoder.start='ridge' predicts the targets as they are: it needs encoder.name of {closed} and "
+                f"targets.project=0, got '{encoder.name}' and {targets.project}."
             )
         if encoder.start == "ridge" and encoder.name.startswith("riemann") and targets.also:
             raise ValueError(

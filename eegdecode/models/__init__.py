@@ -14,7 +14,7 @@ from eegdecode.models.linear import LinearMap
 from eegdecode.models.nice import Nice
 from eegdecode.models.nice_spatial import nice_ga, nice_sa
 from eegdecode.models.options import PLAIN, EncoderOptions, SubjectLinear, VirtualMontage, WithOptions
-from eegdecode.models.riemann import riemann, riemann_erp
+from eegdecode.models.riemann import riemann, riemann_erp, riemann_samples
 from eegdecode.models.shallownet import ShallowNet
 from eegdecode.models.spectrogram import scalogram, spectrogram
 from eegdecode.models.tsconv import TSConv, tsconv_ubp
@@ -23,6 +23,7 @@ ENCODERS: dict[str, Callable[[int, int, int, float], nn.Module]] = {
     "linear": LinearMap,
     "riemann": riemann,
     "riemann_erp": riemann_erp,
+    "riemann_samples": riemann_samples,
     "mlp": EEGProject,
     "neurobridge": NeuroBridgeEncoder,
     "nice": Nice,

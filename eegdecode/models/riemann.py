@@ -4,6 +4,7 @@ The features are those of xDAWN covariances in the tangent space (Rivet et al. 2
 Barachant et al. 2013, Neurocomputing 112, 172), as pyriemann has them. There the evoked responses are those of classes.
 A target here is a vector, so they are those one deviation below and above the mean along the direction in which the
 targets of the training trials vary most: with two pictures shown equally often, the mean responses to either.
+A covariance does not know the sign of a response; the samples of the trial do, and can stand beside it.
 
 Shape letters: B batch, N trial, C chan, T time, F filter, R row of a response, M row of a covariance, D embedding, E
 target, X feature.
@@ -31,29 +32,35 @@ class CovarianceTangent(nn.Module):
         On the features.
     filtered
         Whether responses and trials go through `FILTERS` xDAWN filters for each response, or stay electrodes.
+    samples
+        Whether the samples of a trial, white over electrodes, are features too: as much of them as of covariances.
     """
 
     filter_FC: torch.Tensor
     response_RT: torch.Tensor
     root_MM: torch.Tensor
+    white_CC: torch.Tensor
     mean_X: torch.Tensor
-    scale: torch.Tensor
+    scale_X: torch.Tensor
 
-    def __init__(self, n_chans: int, n_times: int, embed_dim: int, dropout: float, filtered: bool) -> None:
+    def __init__(
+        self, n_chans: int, n_times: int, embed_dim: int, dropout: float, filtered: bool, samples: bool = False
+    ) -> None:
         super().__init__()
-        self.filtered = filtered
+        self.filtered, self.samples = filtered, samples
         n_responses = 2 * (min(FILTERS, n_chans) if filtered else n_chans)
         n_filters = n_responses if filtered else n_chans
         n_rows = n_responses + n_filters
-        n_features = n_rows * (n_rows + 1) // 2
+        n_features = n_rows * (n_rows + 1) // 2 + samples * n_chans * n_times
         phase_RT = torch.outer(torch.arange(1.0, n_responses + 1), torch.linspace(0.0, torch.pi, n_times))
         # In double precision: a logarithm of small eigenvalues is taken, and a bundle must give the same features.
         for name, value in {
             "filter_FC": torch.eye(n_chans)[torch.arange(n_filters) % n_chans],
             "response_RT": phase_RT.sin(),
             "root_MM": torch.eye(n_rows),
+            "white_CC": torch.eye(n_chans),
             "mean_X": torch.zeros(n_features),
-            "scale": torch.ones(1),
+            "scale_X": torch.ones(n_features),
         }.items():
             self.register_buffer(name, value.double())
         self.dropout = nn.Dropout(dropout)
@@ -65,10 +72,9 @@ class CovarianceTangent(nn.Module):
         return z_BD
 
     def features(self, eeg_BCT: torch.Tensor) -> torch.Tensor:
-        """Return the features (B, X), float32; over the training trials their variance is 1 on average."""
+        """Return the features (B, X), float32; over the training trials the variance of each kind is 1 on average."""
         with torch.autocast(eeg_BCT.device.type, enabled=False):
-            tangent_BX = tangent(self._covariance(eeg_BCT.double()), self.root_MM)
-            return ((tangent_BX - self.mean_X) / self.scale).float()
+            return ((torch.cat(self._kinds(eeg_BCT.double()), dim=1) - self.mean_X) / self.scale_X).float()
 
     def fit_features(self, eeg_NCT: torch.Tensor, target_NE: torch.Tensor) -> None:
         """Fit filters, responses and the mean covariance on training trials; no gradient does.
@@ -94,12 +100,17 @@ class CovarianceTangent(nn.Module):
             if self.filtered:
                 self.filter_FC.copy_(torch.cat(filters))
             self.response_RT.copy_(torch.cat(responses))
-            covariance_NMM = self._covariance(eeg_NCT)
-            self.root_MM.copy_(_power(riemannian_mean(covariance_NMM), -0.5))
-            tangent_NX = tangent(covariance_NMM, self.root_MM)
-            self.mean_X.copy_(tangent_NX.mean(dim=0))
-            # One number for all: a distance in this space means the same in every direction.
-            self.scale.copy_(tangent_NX.var(dim=0, correction=0).mean().sqrt())
+            self.root_MM.copy_(_power(riemannian_mean(self._covariance(eeg_NCT)), -0.5))
+            self.white_CC.copy_(_power(all_CC, -0.5))
+            kinds = self._kinds(eeg_NCT)
+            self.mean_X.copy_(torch.cat(kinds, dim=1).mean(dim=0))
+            # One number for all of a kind: a distance in its space means the same in every direction.
+            scales = [x_NX.var(dim=0, correction=0).mean().sqrt().expand(x_NX.shape[1]) for x_NX in kinds]
+            self.scale_X.copy_(torch.cat(scales))
+
+    def _kinds(self, eeg_BCT: torch.Tensor) -> list[torch.Tensor]:
+        tangent_BX = tangent(self._covariance(eeg_BCT), self.root_MM)
+        return [tangent_BX, (self.white_CC @ eeg_BCT).flatten(1)] if self.samples else [tangent_BX]
 
     def _covariance(self, eeg_BCT: torch.Tensor) -> torch.Tensor:
         response_BRT = self.response_RT.expand(len(eeg_BCT), -1, -1)
@@ -114,6 +125,11 @@ def riemann(n_chans: int, n_times: int, embed_dim: int, dropout: float) -> Covar
 def riemann_erp(n_chans: int, n_times: int, embed_dim: int, dropout: float) -> CovarianceTangent:
     """Return the map of covariances of electrodes, without filters: for few electrodes."""
     return CovarianceTangent(n_chans, n_times, embed_dim, dropout, filtered=False)
+
+
+def riemann_samples(n_chans: int, n_times: int, embed_dim: int, dropout: float) -> CovarianceTangent:
+    """Return the map of xDAWN covariances and samples: where what differs is the size of a response."""
+    return CovarianceTangent(n_chans, n_times, embed_dim, dropout, filtered=True, samples=True)
 
 
 def shrunk_covariance(x_BMT: torch.Tensor) -> torch.Tensor:

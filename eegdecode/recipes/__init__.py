@@ -14,15 +14,17 @@ from typing import Any
 from eegdecode.config import Experiment
 from eegdecode.recipes.atm import atm, atm_published
 from eegdecode.recipes.block_design import distill, distill_wavelet, neuroimagen
-from eegdecode.recipes.demo import canonical, demo
+from eegdecode.recipes.demo import canonical, canonical_photographs, demo
 from eegdecode.recipes.first import bids, eegcvpr40, things_eeg2
 from eegdecode.recipes.muse import (
     muse_gratings,
     muse_gratings_riemann,
     muse_gratings_riemann_erp,
+    muse_gratings_riemann_samples,
     muse_n170,
     muse_n170_riemann,
     muse_n170_riemann_erp,
+    muse_n170_riemann_samples,
 )
 from eegdecode.recipes.neurobridge import neurobridge, samga
 from eegdecode.recipes.nice import nice, nice_ga, nice_learnt_temperature, nice_sa
@@ -34,6 +36,7 @@ RECIPES: dict[str, Callable[[], Experiment]] = {
     for recipe in (
         demo,
         canonical,
+        canonical_photographs,
         things_eeg2,
         bids,
         eegcvpr40,
@@ -43,6 +46,8 @@ RECIPES: dict[str, Callable[[], Experiment]] = {
         muse_n170_riemann,
         muse_gratings_riemann_erp,
         muse_n170_riemann_erp,
+        muse_gratings_riemann_samples,
+        muse_n170_riemann_samples,
         nice,
         nice_sa,
         nice_ga,

@@ -46,11 +46,33 @@ def canonical() -> Experiment:
         LARGE
         | {
             "recipe": "canonical",
-            "targets.tower": "gabor_words",
+            "targets.tower": "pyramid_words",
             "schedule.steps": 0,
             "search.lr": (1e-4,),
             "search.temperature": (0.07,),
             "search.steps": 1,
             "compute.runs_uri": "runs/canonical",
+        }
+    )
+
+
+def canonical_photographs() -> Experiment:
+    """As `canonical`, on simulated EEG of photographs: compute.data_uri has one file a concept, a thousand at least.
+
+    Their concepts' names tell nothing that the simulated brain computes, so the target is looks alone. As many trials
+    as there, of fewer pictures: each is shown 38 times.
+    """
+    return canonical().override(
+        {
+            "recipe": "canonical_photographs",
+            "data.source": SyntheticData(
+                pictures="folder",
+                n_train_concepts=800,
+                pictures_per_concept=1,
+                train_repetitions=38,
+                picture_px=224,
+            ).model_dump(mode="json"),
+            "targets.tower": "pyramid",
+            "compute.runs_uri": "runs/canonical_photographs",
         }
     )

@@ -102,11 +102,22 @@ def muse_n170_riemann_erp() -> Experiment:
     return _riemann(muse_n170(), "riemann_erp")
 
 
+def muse_gratings_riemann_samples() -> Experiment:
+    """As `muse_gratings_riemann`, from the samples of a trial too."""
+    return _riemann(muse_gratings(), "riemann_samples")
+
+
+def muse_n170_riemann_samples() -> Experiment:
+    """As `muse_n170_riemann`, from the samples of a trial too."""
+    return _riemann(muse_n170(), "riemann_samples")
+
+
 def _riemann(base: Experiment, encoder: str) -> Experiment:
     """Return a recipe with an encoder of covariances and one penalty, the same for both data sets.
 
     Features (samples, covariances with filters or without, both) and penalty were compared by AUC on one run or subject
-    more that was left out of the training part, in all three divisions together.
+    more that was left out of the training part, in each division. On gratings samples with covariances were best (0.967
+    against 0.957 to 0.962), on N170 covariances alone (0.597 against 0.578).
     """
     return base.model_copy(
         update={

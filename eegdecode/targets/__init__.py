@@ -34,8 +34,8 @@ def open_tower(spec: str, weights_uri: str) -> Tower:
 
     ==================================  ===============================================================================
     ``gabor``                           Gabor energies and colour moments, no weights
-    ``gabor_words``                     the same, and the words of the concept beside it
-    ``pyramid``                         Gabor energies at half octaves with their statistics, no weights: photographs
+    ``pyramid``                         Gabor energies at half octaves with their statistics, no weights
+    ``gabor_words``, ``pyramid_words``  the same, and the words of the concept beside it
     ``timm:M``                          features before the classifier of a timm model
     ``open_clip:M:P``                   image embedding; P is a pretrained tag or a weights file
     ``transformers:M``                  CLIP's image features or the pooled output of a vision model (DINOv2, SigLIP)

@@ -77,6 +77,7 @@ KINDS = {
     "gabor": Kind("gabor", "gabor", "open_gabor", model=""),
     "gabor_words": Kind("gabor_words", "words", "open_gabor_words", model=""),
     "pyramid": Kind("pyramid", "pyramid", "open_pyramid", model=""),
+    "pyramid_words": Kind("pyramid_words", "words", "open_pyramid_words", model=""),
     "timm": Kind("timm:<model>", "towers", "open_timm", layers=True),
     "open_clip": Kind(
         "open_clip:<model>:<pretrained tag or local path>",

@@ -1,4 +1,6 @@
-"""Gabor energies of the picture beside the words of its concept: looks and meaning in one target, without weights.
+"""Looks of the picture beside the words of its concept: looks and meaning in one target, without weights.
+
+Looks are the numbers of `gabor` or of `pyramid`.
 
 A word has a fixed random vector, drawn from the digest of its letters, so that nothing is fitted and no list of words
 is kept. Words that two concepts share bring them together; words that no training concept has tell nothing.
@@ -16,12 +18,13 @@ from PIL import Image
 
 from eegdecode.batch import TargetFact
 from eegdecode.targets.gabor import GaborTower
+from eegdecode.targets.pyramid import PyramidTower
 from eegdecode.targets.spec import Spec
 
 WORD_DIM = 128
 """Length of a word's vector: random directions among a few hundred words are then nearly at right angles."""
 WORD_SHARE = 0.2
-"""Power of the words over the power of the energies, about."""
+"""Power of the words over the power of the looks, about."""
 _PART, _WORD = re.compile(r"[-\s]+"), re.compile(r"[-_\s]+")
 
 
@@ -40,19 +43,24 @@ def word_vector(word: str) -> NDArray[np.float32]:
     return vector
 
 
-class GaborWordsTower:
-    """The numbers of `GaborTower`, then `WORD_DIM` numbers of the concept's words."""
+class LooksAndWordsTower:
+    """The numbers of a tower of looks, then `WORD_DIM` numbers of the concept's words.
 
-    def __init__(self) -> None:
-        self._gabor = GaborTower()
-        energies = self._gabor.fact
-        dim = energies.dim + WORD_DIM
-        self._scale = np.float32(np.sqrt(WORD_SHARE * energies.dim))
+    Parameters
+    ----------
+    looks
+        Its numbers have about zero mean and unit deviation.
+    """
+
+    def __init__(self, looks: GaborTower | PyramidTower) -> None:
+        self._looks, of_looks = looks, looks.fact
+        dim = of_looks.dim + WORD_DIM
+        self._scale = np.float32(np.sqrt(WORD_SHARE * of_looks.dim))
         self.fact = TargetFact(
-            tower="gabor_words",
-            layer=f"{energies.layer}+words",
-            revision=f"{energies.revision}+signs{WORD_DIM}x{WORD_SHARE:g}",
-            preprocessing=f"{energies.preprocessing} | concept split at hyphens, underscores and spaces, lower case",
+            tower=f"{of_looks.tower}_words",
+            layer=f"{of_looks.layer}+words",
+            revision=f"{of_looks.revision}+signs{WORD_DIM}x{WORD_SHARE:g}",
+            preprocessing=f"{of_looks.preprocessing} | concept split at hyphens, underscores and spaces, lower case",
             dim=dim,
             shape=(dim,),
         )
@@ -73,7 +81,7 @@ class GaborWordsTower:
                 word_ND[n] += word_vector(word)
             # A long name is not a loud one.
             word_ND[n] *= self._scale / np.float32(np.sqrt(max(len(found), 1)))
-        return np.concatenate([self._gabor.embed(images), word_ND], axis=1)
+        return np.concatenate([self._looks.embed(images), word_ND], axis=1)
 
 
 def check_concepts(tower: str, images: list[Image.Image], concepts: list[str] | None) -> list[str]:
@@ -92,6 +100,11 @@ def check_concepts(tower: str, images: list[Image.Image], concepts: list[str] | 
     return concepts
 
 
-def open_gabor_words(spec: Spec, weights_uri: str) -> GaborWordsTower:
+def open_gabor_words(spec: Spec, weights_uri: str) -> LooksAndWordsTower:
     """Make the tower of the spec ``gabor_words``; it needs no weights."""
-    return GaborWordsTower()
+    return LooksAndWordsTower(GaborTower())
+
+
+def open_pyramid_words(spec: Spec, weights_uri: str) -> LooksAndWordsTower:
+    """Make the tower of the spec ``pyramid_words``; it needs no weights."""
+    return LooksAndWordsTower(PyramidTower())

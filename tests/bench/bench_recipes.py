@@ -42,21 +42,14 @@ EPOCHS = {
 }
 """Closed forms take the cube of electrodes times samples; the published encoders need 100 samples and more."""
 CHOSEN = (
-    "canonical", "demo", "perceptogram", "nice", "nice_sa", "nice_ga", "nice_learnt_temperature", "atm", "ubp",
-    "ubp_fixed_blur", "neurobridge", "samga", "distill", "distill_wavelet", "neuroimagen",
+    "canonical", "canonical_photographs", "demo", "perceptogram", "nice", "nice_sa", "nice_ga",
+    "nice_learnt_temperature", "atm", "ubp", "ubp_fixed_blur", "neurobridge", "samga", "distill", "distill_wavelet",
+    "neuroimagen",
 )  # fmt: skip
 IMAGE_KINDS = ("timm", "open_clip", "transformers")
 SHARED = Path(os.environ.get("EEGDECODE_SHARED", "../shared"))
 PHOTOGRAPHS = SHARED / "data" / "images" / "imagenet_samples"
-ON_PHOTOGRAPHS = SOURCE.model_copy(
-    update={
-        "pictures": "folder",
-        "n_train_concepts": 800,
-        "pictures_per_concept": 1,
-        "train_repetitions": 38,
-        "picture_px": 224,
-    }
-)
+ON_PHOTOGRAPHS = RECIPES["canonical_photographs"]().data.source
 """As many trials; a thousand pictures are all there are."""
 
 
@@ -75,7 +68,7 @@ class Stimuli(SyntheticSet):
         if spec.kind == "text":
             words = open_tower("gabor_words", "").embed(self.images, self.concepts)
             return words if "captions" in spec.options else np.ascontiguousarray(words[:, -WORD_DIM:])
-        if spec.kind in ("gabor", "gabor_words"):
+        if spec.kind in ("gabor", "pyramid", "pyramid_words"):
             return open_tower(tower, "").embed(self.images, self.concepts)
         return super().target(tower)
 
@@ -159,9 +152,9 @@ def ideal(made: SyntheticSet, epochs: Epochs) -> float:
 
 def run(chosen: tuple[str, ...] = CHOSEN) -> Iterator[dict[str, Any]]:
     torch.set_num_threads(2)
-    yield from on(SOURCE, chosen)
+    yield from on(SOURCE, tuple(name for name in chosen if name != "canonical_photographs"))
     if PHOTOGRAPHS.is_dir():
-        yield from on(ON_PHOTOGRAPHS, chosen)
+        yield from on(ON_PHOTOGRAPHS, tuple(name for name in chosen if name != "canonical"))
     else:
         print(f"recipes: no photographs in {PHOTOGRAPHS}; set EEGDECODE_SHARED", file=sys.stderr)
 

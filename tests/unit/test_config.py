@@ -82,7 +82,7 @@ def test_the_command_line_of_an_experiment_makes_it_again() -> None:
     ("changes", "reason"),
     [
         ({"schedule.steps": 0}, "would keep random weights; set encoder.start, or steps of at least 1"),
-        ({"encoder.start": "ridge"}, "'riemann' or 'riemann_erp', and targets.project=0, got 'nice' and 0"),
+        ({"encoder.start": "ridge"}, "and targets.project=0, got 'nice' and 0"),
         ({"encoder.name": "linear", "encoder.start": "ridge", "targets.project": 4}, "got 'linear' and 4"),
         (
             {"targets.router": {"depths": [1, 2], "centre": 1, "reduced": 3}},

@@ -14,6 +14,7 @@ from eegdecode.models.riemann import (
     CovarianceTangent,
     riemann,
     riemann_erp,
+    riemann_samples,
     riemannian_mean,
     shrunk_covariance,
     tangent,
@@ -75,6 +76,19 @@ def test_without_filters_they_are_those_of_its_erp_covariances() -> None:
     exact_NX = tangent(encoder._covariance(torch.from_numpy(eeg_NCT)), encoder.root_MM).numpy()
     assert exact_NX.shape == (80, 78)
     np.testing.assert_allclose(exact_NX, wanted_NX, rtol=0, atol=1e-6)
+
+
+def test_samples_stand_beside_the_covariances_white_over_electrodes() -> None:
+    eeg_NCT, _, target_NE = two_pictures()
+    eeg = torch.from_numpy(eeg_NCT)
+    without_NX = fitted(eeg_NCT, target_NE).features(eeg)
+    found_NX = fitted(eeg_NCT, target_NE, riemann_samples).features(eeg)
+    torch.testing.assert_close(found_NX[:, :36], without_NX, rtol=0, atol=0)
+    flat_CN = np.concatenate(list(eeg_NCT), axis=1)
+    values_C, vectors_CC = np.linalg.eigh(oas(flat_CN.T)[0])
+    white_NX = ((vectors_CC / np.sqrt(values_C)) @ vectors_CC.T @ eeg_NCT).reshape(80, -1)
+    white_NX -= white_NX.mean(axis=0)
+    np.testing.assert_allclose(found_NX[:, 36:], white_NX / np.sqrt(white_NX.var(axis=0).mean()), rtol=0, atol=2e-6)
 
 
 def test_shrinkage_and_mean_are_those_of_the_libraries() -> None:

@@ -73,7 +73,7 @@ def test_what_is_compared_has_one_protocol_and_one_target(task: str) -> None:
     found = rivals(RECIPES[f"muse_{task}"]())
     assert set(ON_MUSE) < set(found)
     own = {name for name in found if name.startswith("muse_")}
-    assert own == {f"muse_{task}", f"muse_{task}_riemann", f"muse_{task}_riemann_erp"}
+    assert own == {f"muse_{task}{encoder}" for encoder in ("", "_riemann", "_riemann_erp", "_riemann_samples")}
     wanted = found[f"muse_{task}"]
     for name, experiment in found.items():
         assert experiment.protocol == wanted.protocol, name

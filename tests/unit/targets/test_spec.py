@@ -39,7 +39,7 @@ def test_paths_keep_their_signs(path):
 @pytest.mark.parametrize(
     ("spec", "said"),
     [
-        ("clip:x", "must be gabor; gabor_words; pyramid; timm:"),
+        ("clip:x", "must be gabor; gabor_words; pyramid; pyramid_words; timm:"),
         ("gabor:2", "must be gabor; perhaps"),
         ("gabor@conv", "'gabor' has no layers"),
         ("gabor(px=3)", "no option 'px'; known: none"),

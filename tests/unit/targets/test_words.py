@@ -25,16 +25,17 @@ def test_vectors_are_of_unit_length_nearly_at_right_angles_and_never_change() ->
 FIRST_SIGNS = [1, 1, 0, 0, 1, 1, 1, 0]
 
 
-def test_energies_first_then_the_sum_of_the_words() -> None:
-    tower = open_tower("gabor_words", "")
+@pytest.mark.parametrize(("looks", "dim"), [("gabor", 222), ("pyramid", 579)])
+def test_looks_first_then_the_sum_of_the_words(looks: str, dim: int) -> None:
+    tower = open_tower(f"{looks}_words", "")
     found_ND = tower.embed([GREY, GREY], ["disc-solid", "ring-solid"])
-    assert found_ND.shape == (2, tower.fact.dim) == (2, 222 + WORD_DIM)
-    gabor_ND = open_tower("gabor", "").embed([GREY])
-    np.testing.assert_array_equal(found_ND[:, :222], np.repeat(gabor_ND, 2, axis=0))
-    scale = np.sqrt(WORD_SHARE * 222 / 2)
+    assert found_ND.shape == (2, tower.fact.dim) == (2, dim + WORD_DIM)
+    looks_ND = open_tower(looks, "").embed([GREY])
+    np.testing.assert_array_equal(found_ND[:, :dim], np.repeat(looks_ND, 2, axis=0))
+    scale = np.sqrt(WORD_SHARE * dim / 2)
     expected_D = scale * (word_vector("ring") + word_vector("solid"))
-    np.testing.assert_allclose(found_ND[1, 222:], expected_D, rtol=1e-5)
-    difference_D = found_ND[0, 222:] - found_ND[1, 222:]
+    np.testing.assert_allclose(found_ND[1, dim:], expected_D, rtol=1e-5)
+    difference_D = found_ND[0, dim:] - found_ND[1, dim:]
     np.testing.assert_allclose(difference_D, scale * (word_vector("disc") - word_vector("ring")), atol=1e-5)
 
 

@@ -39,6 +39,7 @@ SMALL: dict[str, Any] = {
 ALSO: dict[str, dict[str, Any]] = {
     "demo": {"targets.project": 8, "protocol.n_val": 3, "schedule.lr": 1e-5},
     "canonical": {"targets.project": 8, "protocol.n_val": 3},
+    "canonical_photographs": {"targets.project": 8, "protocol.n_val": 3},
     "things_eeg2": {"targets.project": 8, "protocol.n_val": 3, "schedule.lr": 1e-5},
     "bids": {"targets.project": 8, "protocol.n_val": 3, "schedule.lr": 1e-5},
     "eegcvpr40": {"targets.project": 8, "protocol.n_val": 3, "schedule.lr": 1e-5},
@@ -48,6 +49,8 @@ ALSO: dict[str, dict[str, Any]] = {
     "muse_n170_riemann": {"schedule.steps": 0, "encoder.alphas": [30.0]},
     "muse_gratings_riemann_erp": {"schedule.steps": 0, "encoder.alphas": [30.0]},
     "muse_n170_riemann_erp": {"schedule.steps": 0, "encoder.alphas": [30.0]},
+    "muse_gratings_riemann_samples": {"schedule.steps": 0, "encoder.alphas": [30.0]},
+    "muse_n170_riemann_samples": {"schedule.steps": 0, "encoder.alphas": [30.0]},
     "nice": {"protocol.n_val": 3},
     "nice_sa": {"protocol.n_val": 3},
     "nice_ga": {"protocol.n_val": 3},
@@ -388,6 +391,7 @@ def test_the_scale_of_ubp_is_that_of_the_golden_case() -> None:
 
 
 def test_every_published_recipe_is_held_against_its_paper() -> None:
-    own = {"demo", "canonical", "things_eeg2", "bids", "eegcvpr40", "ubp_fixed_blur"}
-    muse = {f"muse_{task}{encoder}" for task in ("gratings", "n170") for encoder in ("", "_riemann", "_riemann_erp")}
+    own = {"demo", "canonical", "canonical_photographs", "things_eeg2", "bids", "eegcvpr40", "ubp_fixed_blur"}
+    encoders = ("", "_riemann", "_riemann_erp", "_riemann_samples")
+    muse = {f"muse_{task}{encoder}" for task in ("gratings", "n170") for encoder in encoders}
     assert set(RECIPES) == set(PAPERS) | own | muse
