@@ -143,6 +143,21 @@ not of the decoder. Chance 0.</p><div class="wide"><table><tr><th>subject</th><t
 <td class=n>{{ n.n_repetitions }}</td></tr>{% endfor %}</table></div>{% else %}<p>Not available: {{ r.ceiling.reason }}</p>{% endif %}</section>{% endif %}
 """
 
+CONFOUNDS = """
+{% if r.confounds %}<section><h2>What blocks alone give away</h2>{% if r.confounds.result %}{% set c = r.confounds.result %}
+<p class="note">Logistic regression that names the concept of single trials, trained and tested in the decoder's own folds, person by person where a
+person is on both sides (Ferrante et al. 2023, table 1). Mean power knows neither time nor sign. Time-locked samples are means of each electrode over 50 ms.
+Blocks hold {{ c.classes_per_block[0] }} to {{ c.classes_per_block[2] }} class{{ 'es' if c.classes_per_block[2] > 1 }};
+{{ c.blocks_on_both_sides }} have trials on both sides.</p>
+<div class="wide"><table><tr><th></th><th class=n>accuracy</th><th class=n>95 % interval</th><th class=n>chance</th><th class=n>permutation p</th>
+<th class=n>blocks alone</th><th class=n>p within blocks</th><th class=n>smallest possible</th><th class=n>trials</th></tr>
+{% for s in (c.mean_power, c.time_locked, c.blank) if s %}<tr{{ ' class=main' if loop.first }}><td>{{ s.control }}</td><td class=n>{{ s.accuracy|percent }}</td>
+<td class=n>{{ s.ci95|interval }}</td><td class=n>{{ s.chance|percent }}</td><td class=n>{{ s.p|p }}</td><td class=n>{{ s.block_chance|percent }}</td>
+<td class=n>{{ s.p_within_blocks|p }}</td><td class=n>{{ s.smallest_p_within_blocks|p }}</td><td class=n>{{ s.n_trials }}</td></tr>{% endfor %}</table></div>
+<p class="note">Intervals draw blocks; p exchanges labels of test trials ({{ c.mean_power.n_permutations }} times); within blocks the regression is trained
+again on each exchange, and where every block holds one class there is none.</p>{% else %}<p>Not available: {{ r.confounds.reason }}</p>{% endif %}</section>{% endif %}
+"""
+
 CATEGORIES = """
 {% if r.contrast %}<section><h2>Telling two categories apart</h2><p class="note">Protocol: {{ protocol_single }}.</p>
 {{ contrast_table(r.contrast, 'contrast') }}
@@ -268,6 +283,7 @@ TEMPLATE = (
     + RETRIEVAL
     + CONFUSIONS
     + CERTAINTY
+    + CONFOUNDS
     + CATEGORIES
     + PICTURES
     + RUN

@@ -34,6 +34,7 @@ from eegdecode.recipes import command_line
 from eegdecode.runtime import places
 from eegdecode.runtime.categories import category_scores
 from eegdecode.runtime.certainty import certainty
+from eegdecode.runtime.confounds import confounds
 from eegdecode.runtime.progress import Progress, say
 from eegdecode.runtime.tested import Tested, open_tested
 from eegdecode.runtime.tracked_report import track_report
@@ -53,7 +54,7 @@ def evaluate(experiment: Experiment) -> Report:
     """
     shards = places.open_set(experiment)
     folds = shards.folds
-    report = _facts(experiment, shards)
+    report = _facts(experiment, shards).with_section(confounds=confounds(experiment, shards))
     figures: dict[str, bytes] = {"training": plots.training_curves(_curves(experiment, folds), "validation mAP")}
     if experiment.protocol.split_by in ("concept", "picture", "subject_concept"):
         ranked = [fold for fold in folds if fold.by == experiment.protocol.split_by]

@@ -45,6 +45,11 @@ def scalars(report: Report) -> dict[str, float]:
         error, sets = report.calibration.result.calibrated, report.calibration.result.coverage
         found["calibration_error"] = (error.ece, error.ece_if_calibrated, error.ci95)
         found["coverage"] = (sets.coverage, sets.chance, sets.ci95)
+    if report.confounds is not None and report.confounds.result is not None:
+        controls = report.confounds.result
+        for name, control in (("mean_power", controls.mean_power), ("time_locked", controls.time_locked)):
+            if control is not None:
+                found[f"confound_{name}"] = (control.accuracy, control.chance, control.ci95)
     return {
         f"test_{name}{end}": value
         for name, (score, chance, (low, high)) in found.items()
