@@ -116,9 +116,7 @@ def time_locked(eeg_NCT: NDArray[Any], sfreq_hz: float, tmin_s: float) -> Floats
 
 def logistic(train_NF: Floats, label_N: NDArray[Any]) -> Pipeline:
     """Return multinomial logistic regression on standardised features, with scikit-learn's own penalty."""
-    # A few numbers per trial: threads would cost many times what they give, and this runs for every permutation.
-    with threadpool_limits(1, user_api="blas"):
-        return make_pipeline(StandardScaler(), LogisticRegression(max_iter=2000)).fit(train_NF, label_N)
+    return make_pipeline(StandardScaler(), LogisticRegression(max_iter=2000)).fit(train_NF, label_N)
 
 
 def left_out(fold_N: NDArray[Any]) -> tuple[Division, ...]:
@@ -170,6 +168,7 @@ def confound_control(
 
     def named(truth_N: NDArray[Any]) -> NDArray[Any]:
         """Labels of the test trials by regressions trained on these labels."""
+        # A few numbers per trial: threads would cost many times what they give, and this runs for every permutation.
         with threadpool_limits(1, user_api="blas"):
             return np.concatenate(
                 [logistic(feature_NF[d.train_N], truth_N[d.train_N]).predict(feature_NF[d.test_N]) for d in divisions]

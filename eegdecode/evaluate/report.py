@@ -12,6 +12,7 @@ from eegdecode import storage
 from eegdecode.batch import SourceFact, TargetFact
 from eegdecode.config import Protocol, Section
 from eegdecode.evaluate import page
+from eegdecode.evaluate.baselines import ContrastBaselines
 from eegdecode.evaluate.certainty import CalibrationFact, CeilingFact
 from eegdecode.evaluate.confounds import ConfoundFact
 from eegdecode.evaluate.confusions import Confusion
@@ -123,6 +124,8 @@ class Report(Section):
     contrast: ContrastScore | None = None
     more_contrasts: tuple[ContrastScore, ...] = ()
     """Further contrasts or splits of the same data, each with its own chance, interval and p."""
+    baselines: tuple[ContrastBaselines, ...] = ()
+    """Other classifiers of the same trials: of `contrast`, then of each of `more_contrasts`."""
     classes: ClassScore | None = None
     search: SearchFact | None = None
     reconstruction: ReconstructionScore | None = None

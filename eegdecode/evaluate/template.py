@@ -143,6 +143,20 @@ not of the decoder. Chance 0.</p><div class="wide"><table><tr><th>subject</th><t
 <td class=n>{{ n.n_repetitions }}</td></tr>{% endfor %}</table></div>{% else %}<p>Not available: {{ r.ceiling.reason }}</p>{% endif %}</section>{% endif %}
 """
 
+BASELINES = """
+{% macro baselines_table(b) %}
+<h3>Other classifiers, leave one {{ b.split_by }} out</h3>
+<p class="note">The same trials and folds. Difference: decoder minus classifier, paired by {{ b.against_decoder[0].unit }} ({{ b.against_decoder[0].n_pairs }} pairs), interval from {{ b.against_decoder[0].unit }}
+drawn with replacement; Wilcoxon's signed-rank test, two-sided, p corrected by Holm over the {{ b.against_decoder|length }} classifiers, none below
+{{ b.against_decoder|map(attribute='smallest_p_holm')|min|p }}.</p>
+<div class="wide"><table><tr><th></th><th class=n>AUC</th><th class=n>95 % interval</th><th class=n>chance</th><th class=n>permutation p</th>
+<th class=n>difference</th><th class=n>95 % interval</th><th class=n>p, Holm</th></tr>
+{% for t in b.against_decoder %}{% set s = b.scores[t.first] %}<tr><td>{{ t.first }}</td><td class=n>{{ '%.3f ± %.3f'|format(s.auc, s.sd) }}</td>
+<td class=n>{{ s.ci95|auc }}</td><td class=n>{{ s.chance }}</td><td class=n>{{ s.p_permutation|p }}</td><td class=n>{{ '%+.3f'|format(-t.mean_difference) }}</td>
+<td class=n>{{ '%+.3f to %+.3f'|format(-t.ci95_difference[1], -t.ci95_difference[0]) }}</td><td class=n>{{ t.p_holm|p }}</td></tr>{% endfor %}</table></div>
+{% endmacro %}
+"""
+
 CONFOUNDS = """
 {% if r.confounds %}<section><h2>What blocks alone give away</h2>{% if r.confounds.result %}{% set c = r.confounds.result %}
 <p class="note">Logistic regression that names the concept of single trials, trained and tested in the decoder's own folds, person by person where a
@@ -161,7 +175,8 @@ again on each exchange, and where every block holds one class there is none.</p>
 CATEGORIES = """
 {% if r.contrast %}<section><h2>Telling two categories apart</h2><p class="note">Protocol: {{ protocol_single }}.</p>
 {{ contrast_table(r.contrast, 'contrast') }}
-{% for c in r.more_contrasts %}{{ contrast_table(c, 'contrast_' ~ (loop.index + 1)) }}{% endfor %}</section>{% endif %}
+{% for c in r.more_contrasts %}{{ contrast_table(c, 'contrast_' ~ (loop.index + 1)) }}{% endfor %}
+{% for b in r.baselines %}{{ baselines_table(b) }}{% endfor %}</section>{% endif %}
 {% if r.classes %}{% set s = r.classes %}<section><h2>Naming one of {{ s.n_way }}</h2>
 <p class="note">Accuracy on {{ s.n_trials }} single trials, mean ± sd over {{ s.per_fold|length }} folds (leave one {{ s.split_by }} out);
 interval over folds and trials; p from {{ s.n_permutations }} permutations by {{ s.permute }}, {{ s.null }}.</p>
@@ -266,6 +281,7 @@ CARDS = """
 
 TEMPLATE = (
     MACROS
+    + BASELINES
     + """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width,initial-scale=1">
 <title>eegdecode: {{ r.recipe }}</title><style>"""

@@ -77,6 +77,7 @@ def evaluate(experiment: Experiment) -> Report:
         report = report.with_section(
             contrast=contrasts[0] if contrasts else None,
             more_contrasts=tuple(contrasts[1:]),
+            baselines=tuple(score.baselines for score in found if score.baselines is not None),
             classes=found[0].classes,
         )
         for name, contrast in zip(("contrast", "contrast_2", "contrast_3"), contrasts, strict=False):

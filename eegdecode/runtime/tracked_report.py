@@ -1,5 +1,6 @@
 """A report in MLflow: its scores, each with chance and interval, and its files, in the run of its training."""
 
+import re
 import tempfile
 from pathlib import Path
 
@@ -10,6 +11,8 @@ from eegdecode.evaluate.report import Report
 from eegdecode.runtime import places, tracking
 
 FILES = ("summary.json", "report.html", NAME)
+NOT_IN_NAMES = r"\W+"
+"""MLflow refuses brackets and commas in the name of a metric."""
 
 
 def track_report(experiment: Experiment, report: Report) -> None:
@@ -39,6 +42,8 @@ def scalars(report: Report) -> dict[str, float]:
         found["top5"] = (score.top5, score.chance_top5, score.ci95_top5)
     if report.contrast is not None:
         found["auc"] = (report.contrast.auc, report.contrast.chance, report.contrast.ci95)
+    for name, baseline in (report.baselines[0].scores if report.baselines else {}).items():  # those of `contrast`
+        found[f"auc_{re.sub(NOT_IN_NAMES, '_', name)}"] = (baseline.auc, baseline.chance, baseline.ci95)
     if report.classes is not None:
         found["accuracy"] = (report.classes.accuracy, report.classes.chance, report.classes.ci95)
     if report.calibration is not None and report.calibration.result is not None:
