@@ -21,6 +21,7 @@ from eegdecode.config import Experiment
 from eegdecode.data.shardset import ShardSet, test_trials
 from eegdecode.data.splits import group_of
 from eegdecode.evaluate.baselines import ContrastBaselines, lda_classes, lda_contrast
+from eegdecode.evaluate.category_decisions import DivisionDecisions, division_decisions
 from eegdecode.evaluate.contrast import ClassScore, ContrastScore, class_report, contrast_report
 from eegdecode.evaluate.retrieval import score_matrix
 from eegdecode.evaluate.statistics import permuted_labels
@@ -48,6 +49,7 @@ class CategoryScores:
     baselines: ContrastBaselines | None
     """Of the contrast."""
     classes: ClassScore
+    decisions: DivisionDecisions
 
 
 @dataclass(frozen=True)
@@ -79,7 +81,7 @@ def category_scores(experiment: Experiment, shards: ShardSet) -> list[CategorySc
             before = _decide(control, control_shards, [f for f in control_shards.folds if f.by == by])
             contrast = contrast.beside(control=_contrast(control, before, None))
         classes = _classes(experiment, ours, None if null_R is None else null_R[:, 1])
-        found.append(CategoryScores(contrast, baselines, classes))
+        found.append(CategoryScores(contrast, baselines, classes, _decisions(experiment, ours)))
     return found
 
 
@@ -129,6 +131,25 @@ def _contrast(experiment: Experiment, decided: _Decided, null_R: NDArray[np.floa
         seed=protocol.seed,
         picture_N=decided.table["picture"].to_numpy(str)[rows],
         null_R=null_R,
+    )
+
+
+def _decisions(experiment: Experiment, decided: _Decided) -> DivisionDecisions:
+    labels, concepts, table = experiment.protocol.contrast, decided.gallery.concepts, decided.table
+    odds = None
+    if labels is not None:
+        rows, _ = two_categories(table, labels)
+        odds = (rows, log_odds(decided.scores_NG, concepts, labels)[rows])
+    return division_decisions(
+        decided.scores_NG,
+        concepts,
+        table["key"].to_numpy(str),
+        table["picture"].to_numpy(str),
+        table["concept"].to_numpy(str),
+        decided.fold_N,
+        split_by=decided.by,
+        labels=labels,
+        log_odds=odds,
     )
 
 

@@ -19,6 +19,7 @@ from eegdecode.batch import Fold
 from eegdecode.config import Experiment, SyntheticData
 from eegdecode.data.shardset import ShardSet
 from eegdecode.evaluate import plots
+from eegdecode.evaluate.category_decisions import CategoryDecisions, write_category_decisions
 from eegdecode.evaluate.confusions import Confusion, top_confusions
 from eegdecode.evaluate.decisions import Decisions, decisions, write_decisions
 from eegdecode.evaluate.report import DataFact, FoldTraining, Report, SearchFact, write_report
@@ -73,6 +74,10 @@ def evaluate(experiment: Experiment) -> Report:
             figures["reliability"] = plots.reliability(report.calibration.result)
     else:
         found = category_scores(experiment, shards)
+        decided = tuple(score.decisions for score in found)
+        write_category_decisions(
+            places.report(experiment), CategoryDecisions(run_id=experiment.run_id, divisions=decided)
+        )
         contrasts = [score.contrast for score in found if score.contrast is not None]
         report = report.with_section(
             contrast=contrasts[0] if contrasts else None,
