@@ -13,6 +13,7 @@ FIGURES: dict[str, str] = {
     "repetition_curve": "EEG averaged over that many repetitions before the decoder. Band: 95 % interval.",
     "similarity": "Each row is one query; colour is the share of candidates that a candidate beats in that row.",
     "confusions": "A column a picture: shown above, below what it was taken for, most often first. Counts: see table.",
+    "scaling": "The recipe trained anew on shares of the training concepts, each in the next. Band: 95 % interval.",
     "reliability": "Test queries in bins of equal mass: how sure it was, how often it was right. Lines: 95 % interval.",
     "contrast": "One dot a fold, bar its mean, line at the right the 95 % interval, dotted chance.",
     "contrast_2": "The same for the second contrast or split.",

@@ -18,6 +18,7 @@ from eegdecode.evaluate.confounds import ConfoundFact
 from eegdecode.evaluate.confusions import Confusion
 from eegdecode.evaluate.contrast import ClassScore, ContrastScore
 from eegdecode.evaluate.retrieval import RetrievalScore
+from eegdecode.evaluate.scaling import Scaling
 from eegdecode.evaluate.statistics import Interval
 
 SCHEMA_VERSION: Literal[1] = 1
@@ -119,6 +120,8 @@ class Report(Section):
     calibration: CalibrationFact | None = None
     ceiling: CeilingFact | None = None
     confusions: tuple[Confusion, ...] = ()
+    scaling: Scaling | None = None
+    """Score against training data, where jobs/scaling.py measured it."""
     confounds: ConfoundFact | None = None
     """Of a block design; None where the source declares none."""
     contrast: ContrastScore | None = None

@@ -143,6 +143,16 @@ not of the decoder. Chance 0.</p><div class="wide"><table><tr><th>subject</th><t
 <td class=n>{{ n.n_repetitions }}</td></tr>{% endfor %}</table></div>{% else %}<p>Not available: {{ r.ceiling.reason }}</p>{% endif %}</section>{% endif %}
 """
 
+SCALING = """
+{% if r.scaling %}<section><h2>Score against training data</h2><p class="note">The recipe trained anew on nested shares of the training concepts, {{ r.scaling.steps }} steps each;
+candidates, test trials and validation concepts are the same. The last row is the run itself. Intervals resample {{ r.scaling.points[0].score.resampled }}, not the draw of the share.</p>
+<div class="figures">{{ figure('scaling', px=452) }}</div><div class="wide"><table><tr><th class=n>concepts</th><th class=n>trials</th><th class=n>top-1</th>
+<th class=n>95 % interval</th><th class=n>chance</th><th class=n>top-5</th><th class=n>95 % interval</th><th class=n>chance</th></tr>
+{% for p in r.scaling.points %}{% set s = p.score %}<tr{{ ' class=main' if loop.last }}><td class=n>{{ p.n_concepts }}</td><td class=n>{{ p.n_trials }}</td>
+<td class=n>{{ s.top1|percent }}</td><td class=n>{{ s.ci95_top1|interval }}</td><td class=n>{{ s.chance_top1|percent }}</td><td class=n>{{ s.top5|percent }}</td>
+<td class=n>{{ s.ci95_top5|interval }}</td><td class=n>{{ s.chance_top5|percent }}</td></tr>{% endfor %}</table></div></section>{% endif %}
+"""
+
 BASELINES = """
 {% macro baselines_table(b) %}
 <h3>Other classifiers, leave one {{ b.split_by }} out</h3>
@@ -297,6 +307,7 @@ TEMPLATE = (
 {% elif r.retrieval or (r.contrast and r.contrast.control_auc is not none) %}<div class="box ok">Every control that was run sits on chance.</div>{% endif %}
 """
     + RETRIEVAL
+    + SCALING
     + CONFUSIONS
     + CERTAINTY
     + CONFOUNDS

@@ -6,22 +6,21 @@ from pathlib import Path
 
 from eegdecode import storage
 from eegdecode.config import Experiment
+from eegdecode.evaluate import scaling
 from eegdecode.evaluate.decisions import NAME
 from eegdecode.evaluate.report import Report
 from eegdecode.runtime import places, tracking
 
-FILES = ("summary.json", "report.html", NAME)
+FILES = ("summary.json", "report.html", NAME, scaling.NAME)
 NOT_IN_NAMES = r"\W+"
 """MLflow refuses brackets and commas in the name of a metric."""
 
 
 def track_report(experiment: Experiment, report: Report) -> None:
     """Log a written report to the run `train <run id>`; with an empty tracking URI nothing is logged."""
-    uri = experiment.compute.tracking_uri
-    if not uri:
+    if not experiment.compute.tracking_uri:
         return
-    name, tags = f"train {experiment.run_id}", {"run_id": experiment.run_id}
-    tracker = tracking.tracker(tracking.find_or_create_run(uri, "eegdecode", name, tags))
+    tracker = _tracker(experiment)
     tracker.log_metrics(scalars(report), 0)
     with tempfile.TemporaryDirectory() as folder:
         for file in FILES:
@@ -31,6 +30,25 @@ def track_report(experiment: Experiment, report: Report) -> None:
                 local.write_bytes(storage.read_bytes(where))
                 tracker.log_artifact(local)
     tracker.finish("FINISHED")
+
+
+def track_scaling(experiment: Experiment, found: scaling.Scaling) -> None:
+    """Log the points of a curve to the same run, at the step that is their number of training concepts."""
+    if not experiment.compute.tracking_uri:
+        return
+    tracker = _tracker(experiment)
+    for point in found.points:
+        low, high = point.score.ci95_top1
+        values = (point.score.top1, point.score.chance_top1, low, high)
+        ends = ("", "_chance", "_low", "_high")
+        tracker.log_metrics({f"scaling_top1{end}": v for end, v in zip(ends, values, strict=True)}, point.n_concepts)
+    tracker.finish("FINISHED")
+
+
+def _tracker(experiment: Experiment) -> tracking.Tracker:
+    name, tags = f"train {experiment.run_id}", {"run_id": experiment.run_id}
+    uri = experiment.compute.tracking_uri
+    return tracking.tracker(tracking.find_or_create_run(uri, "eegdecode", name, tags))
 
 
 def scalars(report: Report) -> dict[str, float]:
