@@ -389,6 +389,9 @@ class Protocol(Section):
     """Further divisions of the same trials, each trained and scored on its own folds."""
     n_val: int = Field(40, ge=0)
     """Groups (concepts, runs, subjects) of the training part held for validation, per fold."""
+    train_share: float = Field(1.0, gt=0, le=1)
+    """Share of the training concepts that is learnt from, drawn by `seed` after those that validate were taken out; a
+    smaller share is part of every larger one. For curves of score against data; see `eegdecode.runtime.scaling`."""
     calibration_concepts: int = Field(0, ge=0)
     """Few-shot calibration, for `subject_concept`: so many of a fold's training concepts, drawn by `seed`, are learnt
     from the left-out subject's trials too. Never concepts that validate or test."""
@@ -420,6 +423,11 @@ class Protocol(Section):
             raise ValueError(
                 f"protocol.calibration_concepts={self.calibration_concepts} needs protocol.split_by='subject_concept', "
                 f"got '{self.split_by}'."
+            )
+        if self.train_share < 1 and self.split_by not in ("concept", "subject_concept"):
+            raise ValueError(
+                f"protocol.train_share={self.train_share:g} is of training concepts: it needs protocol.split_by="
+                f"'concept' or 'subject_concept', got '{self.split_by}'."
             )
         if self.n_way == 1:
             raise ValueError("protocol.n_way must be at least 2, or 0 for all that are tested, got 1.")

@@ -12,14 +12,9 @@ from huggingface_hub import EvalResult, HfApi, ModelCard, ModelCardData, snapsho
 
 from eegdecode import bundle, storage
 from eegdecode.bundle import Bundle
+from eegdecode.wording import SPLIT, gallery_words, learnt_words
 
 SCHEME = "hf://"
-_SPLIT = {
-    "concept": "test concepts no decoder was trained on",
-    "picture": "test pictures no decoder was trained on",
-    "run": "leave one run out",
-    "subject": "leave one subject out",
-}
 _TEMPLATE = """---
 {{ card_data }}
 ---
@@ -36,6 +31,7 @@ model.predict(eeg_uv_NCT)  # float32 (trials, {{ chans }} chans, {{ times }} tim
 
 - recipe `{{ recipe }}`, fold `{{ fold }}`: {{ split }}; step {{ step }}
 - target: `{{ tower }}`; gallery of {{ pictures }} pictures of {{ concepts }} concepts
+- scores rank {{ ranked }}
 - electrodes in order: {{ channels }}
 - trained on shard set `{{ manifest }}`; bundle `{{ digest }}`
 - draws pictures: {{ draws }}
@@ -61,7 +57,9 @@ def card(made: Bundle, address: str, scores: Mapping[str, tuple[float, float]], 
     licence
         Of the weights, an id of the hub; it follows from that of the recordings.
     """
-    fact, recipe = made.fact, made.experiment.recipe
+    fact, recipe, protocol = made.fact, made.experiment.recipe, made.experiment.protocol
+    n_pictures, n_concepts = len(made.gallery.pictures), len(set(made.gallery.concepts))
+    n_shown = n_pictures if protocol.gallery == "picture" else n_concepts
     data = ModelCardData(
         license=licence,
         library_name="eegdecode",
@@ -71,7 +69,7 @@ def card(made: Bundle, address: str, scores: Mapping[str, tuple[float, float]], 
             EvalResult(
                 task_type="other",
                 dataset_type=made.experiment.data.source.kind,
-                dataset_name=f"shard set {fact.manifest_digest[:12]}, {_SPLIT[fact.fold.by]}",
+                dataset_name=f"shard set {fact.manifest_digest[:12]}, {SPLIT[fact.fold.by]}",
                 metric_type=name,
                 metric_name=f"{name} (chance {chance:.4g})",
                 metric_value=value,
@@ -87,7 +85,7 @@ def card(made: Bundle, address: str, scores: Mapping[str, tuple[float, float]], 
         address=address,
         recipe=recipe,
         fold=fact.fold.name,
-        split=_SPLIT[fact.fold.by],
+        split="; ".join([SPLIT[fact.fold.by], *learnt_words(protocol)]),
         step=fact.step,
         chans=len(fact.channels),
         channels=", ".join(fact.channels),
@@ -95,8 +93,9 @@ def card(made: Bundle, address: str, scores: Mapping[str, tuple[float, float]], 
         sfreq_hz=f"{fact.sfreq_hz:g}",
         window=f"{fact.tmin_s:g} to {fact.tmin_s + (fact.n_times - 1) / fact.sfreq_hz:g} s around its onset",
         tower=fact.target.tower,
-        pictures=len(made.gallery.pictures),
-        concepts=len(set(made.gallery.concepts)),
+        pictures=n_pictures,
+        concepts=n_concepts,
+        ranked=gallery_words(protocol, n_shown, max(n_shown, protocol.n_way)),
         manifest=fact.manifest_digest[:12],
         digest=made.digest[:12],
         draws="yes" if made.drawer is not None else "no, it ranks concepts",

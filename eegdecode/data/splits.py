@@ -172,7 +172,21 @@ def _partition_fold(table: pd.DataFrame, by: By, protocol: Protocol) -> Fold:
         if protocol.n_val >= len(train):
             raise ValueError(f"protocol.n_val must be less than the {len(train)} training {by}s, got {protocol.n_val}.")
         train, val = _hold_out(list(train), protocol.n_val, [protocol.seed, 0])
-    return Fold(name=f"{by}s", by=by, train=train, val=val, test=tuple(sorted(part["test"])))
+    return Fold(name=f"{by}s", by=by, train=_share_of(train, protocol), val=val, test=tuple(sorted(part["test"])))
+
+
+def _share_of(train: tuple[str, ...], protocol: Protocol) -> tuple[str, ...]:
+    """Return the first groups of one seeded order, so that a smaller share lies in every larger one."""
+    n = round(protocol.train_share * len(train))
+    if n == len(train):
+        return train
+    if n < 2:
+        raise ValueError(
+            f"protocol.train_share must leave at least 2 of {len(train)} training concepts, got "
+            f"{protocol.train_share:g}, which is {n}."
+        )
+    order = np.random.default_rng([protocol.seed, 0, 2]).permutation(len(train))[:n]
+    return tuple(train[k] for k in np.sort(order))
 
 
 def _subject_concept_folds(table: pd.DataFrame, protocol: Protocol) -> list[Fold]:

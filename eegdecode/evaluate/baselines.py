@@ -8,19 +8,32 @@ a training set is the sum of all folds but its own.
 Shape letters: N trial, C chan, T time, F feature, K class, G fold, R permutation.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import numpy as np
 import scipy.linalg
 from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
 
+from eegdecode.config import Section
 from eegdecode.data.whiten import ledoit_wolf_shrunk
+from eegdecode.evaluate.confounds import left_out, logistic
 from eegdecode.evaluate.contrast import ClassScore, ContrastScore, class_report, contrast_report, refitted_null
-from eegdecode.evaluate.statistics import Permute
+from eegdecode.evaluate.statistics import PairedTest, Permute, paired_tests
 
 F64 = NDArray[np.float64]
 N_PERMUTATIONS = 200
+DECODER = "decoder"
+
+
+class ContrastBaselines(Section):
+    """Other classifiers between two categories, on the decoder's trials and folds, and what it differs from each by."""
+
+    split_by: Literal["concept", "picture", "run", "subject"]
+    scores: dict[str, ContrastScore]
+    against_decoder: tuple[PairedTest, ...]
+    """AUC of every classifier, first, minus the decoder's, second, paired by what is left out; Holm over these."""
 
 
 class FoldwiseLda:
@@ -215,6 +228,64 @@ def classifier_contrast(
         seed=seed,
         picture_N=picture_N,
         null_R=null_R,
+    )
+
+
+def logistic_contrast(
+    feature_NF: F64,
+    positive_N: NDArray[np.bool_],
+    fold_N: NDArray[Any],
+    run_N: NDArray[Any],
+    position_N: NDArray[Any],
+    *,
+    labels: tuple[str, str],
+    split_by: Literal["concept", "picture", "run", "subject"],
+    permute: Permute,
+    seed: int,
+    n_permutations: int = N_PERMUTATIONS,
+) -> ContrastScore:
+    """Score logistic regression on features (`log_power`, `time_locked`) between two categories; see `contrast_report`.
+
+    Where labels are permuted by position it is trained again on each permutation; elsewhere its decisions stay.
+    """
+    divisions = left_out(fold_N)
+
+    def decide(truth_N: NDArray[Any]) -> F64:
+        decision_N = np.empty(len(truth_N))
+        with threadpool_limits(1, user_api="blas"):  # few numbers per trial, and many fits
+            for division in divisions:
+                fitted = logistic(feature_NF[division.train_N], truth_N[division.train_N])
+                decision_N[division.test_N] = fitted.decision_function(feature_NF[division.test_N])
+        return decision_N
+
+    return classifier_contrast(
+        decide,
+        positive_N,
+        fold_N,
+        run_N,
+        position_N,
+        labels=labels,
+        split_by=split_by,
+        permute=permute,
+        seed=seed,
+        n_permutations=n_permutations,
+        refitted=permute == "positions",
+    )
+
+
+def baselines_beside(decoder: ContrastScore, scores: Mapping[str, ContrastScore], seed: int) -> ContrastBaselines:
+    """Return classifiers beside the decoder, with its paired test against each.
+
+    Raises
+    ------
+    ValueError
+        Classifiers that were scored on other folds, or fewer than two folds.
+    """
+    table = {DECODER: decoder.per_fold} | {name: score.per_fold for name, score in scores.items()}
+    return ContrastBaselines(
+        split_by=decoder.split_by,
+        scores=dict(scores),
+        against_decoder=paired_tests(table, unit=f"{decoder.split_by}s", against=DECODER, seed=seed),
     )
 
 

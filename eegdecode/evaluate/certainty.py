@@ -9,6 +9,7 @@ G gallery.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +23,7 @@ from eegdecode.evaluate.retrieval import average_repetitions
 LEAST_QUERIES = 20
 """Validation queries below which no temperature is fitted."""
 BIN_S = 0.05
-"""Responses are averaged over so many seconds before halves are compared."""
+"""Responses are averaged over so many seconds before halves are compared, or classes told from them."""
 
 
 class CalibrationFact(Section):
@@ -129,12 +130,9 @@ def ceiling_fact(
     seed: int,
 ) -> CeilingFact:
     """Return the noise ceiling of responses after the picture appears, in bins of `BIN_S`, or why there is none."""
-    first, size = max(0, round(-tmin_s * sfreq_hz)), max(1, round(BIN_S * sfreq_hz))
-    n_bins = (eeg_uv_NCT.shape[2] - first) // size
-    if n_bins < 1:
+    binned_NX = time_bins(eeg_uv_NCT, sfreq_hz, tmin_s).reshape(len(eeg_uv_NCT), -1)
+    if not binned_NX.shape[1]:
         return CeilingFact(reason="no time bin lies after the picture appears.")
-    cut = eeg_uv_NCT[:, :, first : first + n_bins * size]
-    binned_NX = cut.reshape(*cut.shape[:2], n_bins, size).mean(axis=3).reshape(len(cut), -1)
     found = {}
     for subject in np.unique(subject_N):
         rows = np.flatnonzero(subject_N == subject)
@@ -152,6 +150,15 @@ def ceiling_fact(
             return CeilingFact(reason=f"no electrode of subject {subject} ever differs between pictures.")
         found[str(subject)] = noise_ceiling(response_PRX[:, :, alive_X], seed=seed)
     return CeilingFact(per_subject=found)
+
+
+def time_bins(eeg_NCT: NDArray[Any], sfreq_hz: float, tmin_s: float) -> NDArray[Any]:
+    """Return means over bins of `BIN_S` after the picture appears, (N, C, bins); a rest that fills none is left out."""
+    first, size = max(0, round(-tmin_s * sfreq_hz)), max(1, round(BIN_S * sfreq_hz))
+    n_bins = max(0, (eeg_NCT.shape[2] - first) // size)
+    cut_NCT = eeg_NCT[:, :, first : first + n_bins * size]
+    binned_NCB: NDArray[Any] = cut_NCT.reshape(*cut_NCT.shape[:2], n_bins, size).mean(axis=3)
+    return binned_NCB
 
 
 def _small(

@@ -5,7 +5,7 @@ Scores of different questions are refused, by the name of what differs: an avera
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -75,8 +75,9 @@ def compare(found: Mapping[str, tuple[Report, Decisions]], *, against: str | Non
     scores = {uri: _score(uri, report, answers) for uri, (report, answers) in found.items()}
     first, *others = found
     for uri in others:
-        _refuse_difference(first, *found[first], scores[first], uri, *found[uri], scores[uri])
-    names = _names({uri: report for uri, (report, _) in found.items()})
+        refuse_difference(first, _facts(*found[first], scores[first]), uri, _facts(*found[uri], scores[uri]))
+        check_comparable(scores[first], scores[uri])
+    names = run_names({uri: report for uri, (report, _) in found.items()})
     if against is not None:
         against = names.get(against, against)
     concepts = {names[uri]: _by_concept(answers) for uri, (_, answers) in found.items()}
@@ -112,10 +113,15 @@ def compare(found: Mapping[str, tuple[Report, Decisions]], *, against: str | Non
 
 def load_runs(folder_uris: Sequence[str]) -> dict[str, tuple[Report, Decisions]]:
     """Read the reports of folders that hold summary.json and decisions.json."""
+    refuse_twice(folder_uris)
+    return {uri: (load_report(uri), load_decisions(uri)) for uri in folder_uris}
+
+
+def refuse_twice(folder_uris: Sequence[str]) -> None:
+    """Refuse a run that is named twice."""
     twice = sorted({uri for uri in folder_uris if list(folder_uris).count(uri) > 1})
     if twice:
         raise ValueError(f"a run must be given once, got {twice[0]} several times.")
-    return {uri: (load_report(uri), load_decisions(uri)) for uri in folder_uris}
 
 
 def write_comparison(folder_uri: str, comparison: Comparison) -> None:
@@ -140,27 +146,31 @@ def _score(uri: str, report: Report, answers: Decisions) -> RetrievalScore:
     return score
 
 
-def _refuse_difference(
-    uri: str, report: Report, answers: Decisions, score: RetrievalScore,
-    other_uri: str, other: Report, other_answers: Decisions, other_score: RetrievalScore,
-) -> None:  # fmt: skip
-    """Refuse two runs that answered different questions, naming the field."""
-    fields = [name for name in Protocol.model_fields if name not in NOT_COMPARED]
-    pairs = [(f"protocol.{name}", getattr(report.protocol, name), getattr(other.protocol, name)) for name in fields]
-    pairs += [
-        ("data.source.name", report.data.source.name, other.data.source.name),
-        ("retrieval.repetitions", score.repetitions, other_score.repetitions),
-        ("retrieval.n_way", score.n_way, other_score.n_way),
-        ("gallery_digest", answers.gallery_digest, other_answers.gallery_digest),
-        ("test_digest", answers.test_digest, other_answers.test_digest),
-    ]
-    for name, ours, theirs in pairs:
+def protocol_facts(report: Report, but: Sequence[str]) -> dict[str, Any]:
+    """Return the fields of a run's protocol by name, but those that do not change what a score means."""
+    return {f"protocol.{name}": getattr(report.protocol, name) for name in Protocol.model_fields if name not in but}
+
+
+def refuse_difference(uri: str, facts: Mapping[str, Any], other_uri: str, other: Mapping[str, Any]) -> None:
+    """Refuse two runs that answered different questions, naming the first fact that differs."""
+    for name in {**facts, **other}:
+        ours, theirs = facts.get(name), other.get(name)
         if ours != theirs:
             raise ValueError(
                 f"runs must agree in {name} to be compared, got {ours} in {uri} and {theirs} in {other_uri}: "
                 f"their scores answer different questions. {_WAY_OUT.get(name, 'Score both under one protocol.')}"
             )
-    check_comparable(score, other_score)
+
+
+def _facts(report: Report, answers: Decisions, score: RetrievalScore) -> dict[str, Any]:
+    """Return what runs must agree in, by name."""
+    return protocol_facts(report, NOT_COMPARED) | {
+        "data.source.name": report.data.source.name,
+        "retrieval.repetitions": score.repetitions,
+        "retrieval.n_way": score.n_way,
+        "gallery_digest": answers.gallery_digest,
+        "test_digest": answers.test_digest,
+    }
 
 
 _WAY_OUT = {
@@ -171,7 +181,8 @@ _WAY_OUT = {
 }
 
 
-def _names(reports: Mapping[str, Report]) -> dict[str, str]:
+def run_names(reports: Mapping[str, Report]) -> dict[str, str]:
+    """Return a name for each run: its recipe, or its id where two have one recipe."""
     recipes = [report.recipe for report in reports.values()]
     names = {
         uri: report.recipe if recipes.count(report.recipe) == 1 else report.run_id for uri, report in reports.items()

@@ -1,31 +1,49 @@
 """Controls for block designs, which ask whether the class can be told without the picture.
 
 Where a block holds one class, slow drift tells the block and the block tells the class: logistic regression on mean
-signal power alone then scores far above chance (Ferrante et al. 2023, table 1; Li et al. 2020, IEEE TPAMI,
-doi:10.1109/TPAMI.2020.2973153). Three questions are asked here: does power alone name the class, does the window before
-the picture name it, and is anything left once labels are exchanged within blocks only.
+signal power alone then scores far above chance, while one on time-locked samples of the same trials is at chance
+(Ferrante et al. 2023, table 1; Li et al. 2020, IEEE TPAMI, doi:10.1109/TPAMI.2020.2973153). Asked here: does power
+alone name the class, do time-locked samples, does the window before the picture, and is anything left once labels are
+exchanged within blocks only.
 
-Shape letters: N trial, C chan, T time, R permutation, K class, U block.
+Features are taken once and regressions are fitted on them: the null within blocks trains hundreds of times.
+
+Shape letters: N trial, C chan, T time, F feature, R permutation, K class, U block.
 """
 
-from collections.abc import Callable
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 from sklearn.linear_model import LogisticRegression
-from sklearn.pipeline import make_pipeline
+from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 
 from eegdecode.config import Section
-from eegdecode.evaluate.statistics import Floats, Interval, bootstrap_interval, permutation_in_groups
+from eegdecode.evaluate.certainty import time_bins
+from eegdecode.evaluate.statistics import Floats, Interval, Ints, bootstrap_interval, permutation_in_groups
 
 Share = Annotated[float, Field(ge=0, le=1)]
-Decode = Callable[[NDArray[Any], NDArray[Any], NDArray[Any]], NDArray[Any]]
-"""Training trials, their labels and test trials to one label per test trial."""
 N_PERMUTATIONS = 200
+
+
+@dataclass(frozen=True)
+class Division:
+    """Rows of the trials that one control is trained on, and of those that it names.
+
+    Attributes
+    ----------
+    name
+        Of the fold, and of the person where controls are fitted person by person.
+    """
+
+    name: str
+    train_N: Ints
+    test_N: Ints
 
 
 class ConfoundScore(Section):
@@ -33,18 +51,21 @@ class ConfoundScore(Section):
 
     control: str
     accuracy: Share
-    """Share of all trials, each named by a decoder that was trained on the other folds."""
+    """Share of the test trials, single ones, that are named rightly."""
     ci95: Interval
     """Blocks drawn with replacement."""
     n_classes: int
+    """That it was trained on."""
     n_trials: int
+    """Test trials."""
     n_blocks: int
+    """With a test trial."""
     chance: Share
     """1 / classes."""
     most_frequent: Share
     """What always naming the most frequent class would score."""
     p: Share
-    """Labels exchanged between all trials while the answers stay: is it above chance at all?"""
+    """Labels exchanged between all test trials while the answers stay: is it above chance at all?"""
     smallest_p: Share
     block_chance: Share
     """Mean of the null within blocks: what the blocks alone give."""
@@ -57,76 +78,105 @@ class ConfoundScore(Section):
 
 
 class ConfoundReport(Section):
-    """The controls of one data set under one division into folds."""
+    """The controls of one data set in the folds of a recipe."""
 
     mean_power: ConfoundScore
+    time_locked: ConfoundScore | None = None
+    """Mean of each electrode in bins of 50 ms after the onset; None where no such bin was recorded."""
     blank: ConfoundScore | None = None
-    """The same decoder on the window before the picture."""
+    """Mean power in the window before the picture; None where none was recorded, or each trial was set to 0 there."""
     classes_per_block: tuple[int, float, int]
     """Least, mean, most."""
-    blocks_in_several_folds: int
+    blocks_on_both_sides: int
+    """Blocks with trials that are learnt from and trials that are named."""
     findings: tuple[str, ...]
     """What speaks against reading a score of these data as decoding of pictures; empty if nothing does."""
 
 
-def mean_power(train_NCT: NDArray[Any], label_N: NDArray[Any], test_NCT: NDArray[Any]) -> NDArray[Any]:
-    """Name the class by logistic regression on the log of each electrode's mean square over time; nothing else."""
-    model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=2000))
-    # A few numbers per trial: threads would cost many times what they give, and this runs for every permutation.
-    with threadpool_limits(1, user_api="blas"):
-        model.fit(_log_power(train_NCT), label_N)
-        return np.asarray(model.predict(_log_power(test_NCT)))
+class ConfoundFact(Section):
+    """The controls of a block design, or why there are none."""
+
+    result: ConfoundReport | None = None
+    reason: str = ""
+
+
+def log_power(eeg_NCT: NDArray[Any]) -> Floats:
+    """Return the log of each electrode's mean square over time, (N, C): no time and no sign is left."""
+    power_NC = np.square(eeg_NCT, dtype=np.float64).mean(axis=2)
+    # A silent electrode has no logarithm; it is as good as the weakest number there is.
+    log_NC: Floats = np.log(np.maximum(power_NC, np.finfo(np.float64).tiny))
+    return log_NC
+
+
+def time_locked(eeg_NCT: NDArray[Any], sfreq_hz: float, tmin_s: float) -> Floats:
+    """Return each electrode's mean in bins of time after the onset, (N, F); F is 0 where no bin lies there."""
+    locked_NF: Floats = time_bins(eeg_NCT, sfreq_hz, tmin_s).reshape(len(eeg_NCT), -1).astype(np.float64)
+    return locked_NF
+
+
+def logistic(train_NF: Floats, label_N: NDArray[Any]) -> Pipeline:
+    """Return multinomial logistic regression on standardised features, with scikit-learn's own penalty."""
+    return make_pipeline(StandardScaler(), LogisticRegression(max_iter=2000)).fit(train_NF, label_N)
+
+
+def left_out(fold_N: NDArray[Any]) -> tuple[Division, ...]:
+    """Return the divisions that leave one fold out at a time."""
+    fold_N = np.asarray(fold_N)
+    return tuple(
+        Division(str(fold), np.flatnonzero(fold_N != fold), np.flatnonzero(fold_N == fold))
+        for fold in np.unique(fold_N)
+    )
 
 
 def confound_control(
     control: str,
-    decode: Decode,
-    eeg_NCT: NDArray[Any],
+    feature_NF: Floats,
     label_N: NDArray[Any],
     block_N: NDArray[Any],
-    fold_N: NDArray[Any],
+    divisions: Sequence[Division],
     *,
     n_permutations: int = N_PERMUTATIONS,
     seed: int,
 ) -> ConfoundScore:
-    """Score a decoder, one fold left out at a time, against chance and against what blocks alone give.
+    """Score logistic regression on features against chance and against what blocks alone give.
 
     Parameters
     ----------
-    eeg_NCT
-        Trials, or the window before the picture for a blank-period control.
     block_N
         Block in which a trial was recorded.
-    fold_N
-        The division to be judged: a trial is named by a decoder trained on the other folds.
+    divisions
+        What is to be judged: which trials are named by a regression of which others. A trial is named once at most.
 
     Raises
     ------
     ValueError
-        Arrays of unequal length, EEG that is not finite, one fold, one block or one class, a class that is absent
-        from the training trials of some fold.
+        Arrays of unequal length, features that are not finite, no division, one block or one class, a class that is
+        absent from the training trials of some division.
     """
-    eeg_NCT, label_N, block_N, fold_N = _checked(eeg_NCT, label_N, block_N, fold_N)
-    folds = [np.flatnonzero(fold_N == fold) for fold in np.unique(fold_N)]
-    rest = [np.flatnonzero(fold_N != fold) for fold in np.unique(fold_N)]
-    classes, count_K = np.unique(label_N, return_counts=True)
-    for fold, train in zip(np.unique(fold_N), rest, strict=True):
-        absent = sorted(set(classes.tolist()) - set(label_N[train].tolist()))
+    feature_NF, label_N, block_N = _checked(feature_NF, label_N, block_N)
+    classes = np.unique(label_N)
+    if not divisions:
+        raise ValueError("a control needs at least 1 division of its trials, got none.")
+    for division in divisions:
+        absent = sorted(set(classes.tolist()) - set(label_N[division.train_N].tolist()))
         if absent:
             raise ValueError(
-                f"every class needs training trials in every fold, '{absent[0]}' has none when fold '{fold}' is left "
-                "out: this division can not tell classes from blocks. Each class must be recorded in several blocks."
+                f"every class needs training trials in every fold, '{absent[0]}' has none in '{division.name}': this "
+                "division can not tell classes from blocks. Each class must be recorded in several blocks."
             )
+    test_N = np.concatenate([division.test_N for division in divisions])
 
     def named(truth_N: NDArray[Any]) -> NDArray[Any]:
-        answer_N = np.empty_like(truth_N)
-        for test, train in zip(folds, rest, strict=True):
-            answer_N[test] = decode(eeg_NCT[train], truth_N[train], eeg_NCT[test])
-        return answer_N
+        """Labels of the test trials by regressions trained on these labels."""
+        # A few numbers per trial: threads would cost many times what they give, and this runs for every permutation.
+        with threadpool_limits(1, user_api="blas"):
+            return np.concatenate(
+                [logistic(feature_NF[d.train_N], truth_N[d.train_N]).predict(feature_NF[d.test_N]) for d in divisions]
+            )
 
-    answer_N = named(label_N)
-    right_N = (answer_N == label_N).astype(np.float64)
-    blocks, block_of_N = np.unique(block_N, return_inverse=True)
+    shown_N, answer_N = label_N[test_N], named(label_N)
+    right_N = (answer_N == shown_N).astype(np.float64)
+    blocks, block_of_N = np.unique(block_N[test_N], return_inverse=True)
     right_U, n_U = np.bincount(block_of_N, right_N), np.bincount(block_of_N).astype(np.float64)
 
     def share(weight_RU: Floats) -> Floats:
@@ -135,13 +185,13 @@ def confound_control(
 
     anywhere = permutation_in_groups(
         lambda labels_RN: (labels_RN == answer_N).mean(axis=1),
-        label_N,
-        np.zeros(len(label_N), np.int64),
+        shown_N,
+        np.zeros(len(shown_N), np.int64),
         n_permutations=n_permutations,
         seed=seed,
     )
     within = permutation_in_groups(
-        lambda labels_N: np.mean(named(labels_N) == labels_N, keepdims=True),
+        lambda labels_N: np.mean(named(labels_N) == labels_N[test_N], keepdims=True),
         label_N,
         block_N,
         n_permutations=n_permutations,
@@ -154,10 +204,10 @@ def confound_control(
         accuracy=float(right_N.mean()),
         ci95=(max(low, 0.0), min(high, 1.0)),
         n_classes=len(classes),
-        n_trials=len(label_N),
+        n_trials=len(test_N),
         n_blocks=len(blocks),
         chance=1 / len(classes),
-        most_frequent=float(count_K.max() / len(label_N)),
+        most_frequent=float(np.unique(shown_N, return_counts=True)[1].max() / len(shown_N)),
         p=anywhere.p,
         smallest_p=anywhere.smallest_p,
         block_chance=min(within.chance, 1.0),
@@ -169,13 +219,13 @@ def confound_control(
 
 
 def confound_report(
-    eeg_NCT: NDArray[Any],
+    power_NC: Floats,
     label_N: NDArray[Any],
     block_N: NDArray[Any],
-    fold_N: NDArray[Any],
+    divisions: Sequence[Division],
     *,
-    blank_NCT: NDArray[Any] | None = None,
-    decode: Decode = mean_power,
+    locked_NF: Floats | None = None,
+    blank_NC: Floats | None = None,
     n_permutations: int = N_PERMUTATIONS,
     seed: int,
 ) -> ConfoundReport:
@@ -183,45 +233,33 @@ def confound_report(
 
     Parameters
     ----------
-    blank_NCT
-        Window before the picture of the same trials, not baseline-corrected by itself.
-    decode
-        What is trained on the blank window: give the decoder whose score is in question.
+    power_NC, locked_NF
+        `log_power` and `time_locked` of the trials.
+    blank_NC
+        `log_power` of the window before the picture, not baseline-corrected by itself.
     """
-    power = confound_control(
-        "mean power",
-        mean_power,
-        eeg_NCT,
-        label_N,
-        block_N,
-        fold_N,
-        n_permutations=n_permutations,
-        seed=seed,
-    )
-    blank = None
-    if blank_NCT is not None:
-        blank = confound_control(
-            "window before the picture",
-            decode,
-            blank_NCT,
-            label_N,
-            block_N,
-            fold_N,
-            n_permutations=n_permutations,
-            seed=seed,
-        )
-    label_N, block_N, fold_N = np.asarray(label_N), np.asarray(block_N), np.asarray(fold_N)
+
+    def control(name: str, feature_NF: Floats | None) -> ConfoundScore | None:
+        if feature_NF is None:
+            return None
+        return confound_control(name, feature_NF, label_N, block_N, divisions, n_permutations=n_permutations, seed=seed)
+
+    power, blank = control("mean power", power_NC), control("mean power before the picture", blank_NC)
+    assert power is not None
+    label_N, block_N = np.asarray(label_N), np.asarray(block_N)
     blocks = np.unique(block_N)
     per_block = [len(np.unique(label_N[block_N == block])) for block in blocks]
-    spread = sum(len(np.unique(fold_N[block_N == block])) > 1 for block in blocks)
+    both = set().union(*(set(block_N[d.train_N].tolist()) & set(block_N[d.test_N].tolist()) for d in divisions))
     findings = []
     if max(per_block) == 1:
         findings.append(
             "Every block holds one class, so no exchange of labels within blocks exists and nothing in these data "
             "tells the picture from its block."
         )
-    if spread:
-        findings.append(f"{spread} of {len(blocks)} blocks have trials in several folds: what a block shares leaks.")
+    if both:
+        findings.append(
+            f"{len(both)} of {len(blocks)} blocks have trials on both sides of the division: what a block shares leaks."
+        )
     for score in (power, *((blank,) if blank else ())):
         if score.p <= 0.05 and score.ci95[0] > max(score.chance, score.most_frequent):
             findings.append(
@@ -231,31 +269,25 @@ def confound_report(
             )
     return ConfoundReport(
         mean_power=power,
+        time_locked=control("time-locked samples", locked_NF),
         blank=blank,
         classes_per_block=(min(per_block), float(np.mean(per_block)), max(per_block)),
-        blocks_in_several_folds=spread,
+        blocks_on_both_sides=len(both),
         findings=tuple(findings),
     )
 
 
-def _log_power(eeg_NCT: NDArray[Any]) -> Floats:
-    power_NC = np.square(eeg_NCT, dtype=np.float64).mean(axis=2)
-    # A silent electrode has no logarithm; it is as good as the weakest number there is.
-    log_NC: Floats = np.log(np.maximum(power_NC, np.finfo(np.float64).tiny))
-    return log_NC
-
-
 def _checked(*arrays: NDArray[Any]) -> tuple[NDArray[Any], ...]:
-    eeg_NCT, *facts = (np.asarray(array) for array in arrays)
-    sizes = [len(eeg_NCT), *(len(fact) for fact in facts)]
-    if eeg_NCT.ndim != 3 or len(set(sizes)) != 1:
+    feature_NF, *facts = (np.asarray(array) for array in arrays)
+    sizes = [len(feature_NF), *(len(fact) for fact in facts)]
+    if feature_NF.ndim != 2 or len(set(sizes)) != 1:
         raise ValueError(
-            f"EEG must be (trials, electrodes, times) with a label, block and fold per trial, got {eeg_NCT.shape} and "
+            f"features must be (trials, numbers) with a label and block per trial, got {feature_NF.shape} and "
             f"{sizes[1:]}."
         )
-    if not np.isfinite(eeg_NCT).all():
-        raise ValueError(f"EEG must be finite, trial {int(np.argwhere(~np.isfinite(eeg_NCT))[0, 0])} is not.")
-    for what, fact in zip(("classes", "blocks", "folds"), facts, strict=True):
+    if not np.isfinite(feature_NF).all():
+        raise ValueError(f"EEG must be finite, trial {int(np.argwhere(~np.isfinite(feature_NF))[0, 0])} is not.")
+    for what, fact in zip(("classes", "blocks"), facts, strict=True):
         if len(np.unique(fact)) < 2:
             raise ValueError(f"a control needs at least 2 {what}, got {np.unique(fact).tolist()}.")
-    return (eeg_NCT, *facts)
+    return (feature_NF, *facts)

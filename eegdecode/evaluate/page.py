@@ -6,13 +6,16 @@ from typing import Any
 
 from jinja2 import BaseLoader, Environment, StrictUndefined
 
+from eegdecode.config import Protocol
 from eegdecode.evaluate.template import TEMPLATE
+from eegdecode.wording import SPLIT, gallery_words, learnt_words
 
 FIGURES: dict[str, str] = {
     "retrieval_bars": "Top-1 per subject with 95 % interval. Dashed: chance and the best possible.",
     "repetition_curve": "EEG averaged over that many repetitions before the decoder. Band: 95 % interval.",
     "similarity": "Each row is one query; colour is the share of candidates that a candidate beats in that row.",
     "confusions": "A column a picture: shown above, below what it was taken for, most often first. Counts: see table.",
+    "scaling": "The recipe trained anew on shares of the training concepts, each in the next. Band: 95 % interval.",
     "reliability": "Test queries in bins of equal mass: how sure it was, how often it was right. Lines: 95 % interval.",
     "contrast": "One dot a fold, bar its mean, line at the right the 95 % interval, dotted chance.",
     "contrast_2": "The same for the second contrast or split.",
@@ -88,21 +91,21 @@ def protocol_line(report: Mapping[str, Any], averaged: bool = True) -> str:
     averaged
         Whether the score is of averaged repetitions; categories are told apart from single trials.
     """
-    protocol = report["protocol"]
-    split = {
-        "concept": "test concepts no decoder was trained on",
-        "picture": "test pictures no decoder was trained on, of concepts that it was",
-        "run": "leave one run out",
-        "subject": "leave one subject out",
-        "subject_concept": "leave one subject out, test concepts no decoder was trained on",
-    }[protocol["split_by"]]
-    kept = "step kept by validation score" if protocol["selection"] == "validation" else "last step kept"
-    parts = [split, f"{kept}, never by a test score", "inductive: no statistic of the test set is used"]
+    protocol = Protocol.model_validate(report["protocol"])
+    kept = "step kept by validation score" if protocol.selection == "validation" else "last step kept"
+    parts = [
+        SPLIT[protocol.split_by],
+        *learnt_words(protocol),
+        f"{kept}, never by a test score",
+        "inductive: no statistic of the test set is used",
+    ]
     if averaged and (report["retrieval"] or report["reconstruction"]):
         looks = {0: "all repetitions of a picture averaged", 1: "single trials"}.get(
-            protocol["test_repetitions"], f"{protocol['test_repetitions']} repetitions averaged"
+            protocol.test_repetitions, f"{protocol.test_repetitions} repetitions averaged"
         )
-        parts.insert(1, f"{looks} before the decoder, gallery of one entry per {protocol['gallery']}")
+        score = report["retrieval"] or {"n_shown": 0, "n_candidates": 0}
+        gallery = gallery_words(protocol, score["n_shown"], score["n_candidates"])
+        parts.insert(1, f"{looks} before the decoder, ranked: {gallery}")
     return " · ".join([*parts, f"{report['data']['source']['design']} design"])
 
 

@@ -20,6 +20,7 @@ from eegdecode.evaluate.calibration import Calibration
 from eegdecode.evaluate.confusions import Confusion
 from eegdecode.evaluate.contrast import ClassScore, ContrastScore
 from eegdecode.evaluate.retrieval import RetrievalScore
+from eegdecode.evaluate.scaling import Scaling
 
 # Okabe and Ito's palette: blue, vermilion, green, grey.
 OURS, BASELINE, CEILING, CHANCE = "#0072B2", "#D55E00", "#009E73", "#8a8f98"
@@ -117,6 +118,23 @@ def repetition_curve(score: RetrievalScore) -> bytes:
     axes.set_ylim(0, None)
     axes.legend(frameon=False, fontsize=8.5)
     label_axes(axes, "repetitions averaged", "top-1, %", "More looks, better naming")
+    return png_of(figure)
+
+
+def scaling_curve(found: Scaling) -> bytes:
+    """Top-1 against training concepts, with interval and chance."""
+    n = [point.n_concepts for point in found.points]
+    figure, axes = new_figure(1, 1, 4.6, 3.4)
+    low, high = ([100 * point.score.ci95_top1[i] for point in found.points] for i in (0, 1))
+    axes.fill_between(n, low, high, color=OURS, alpha=0.18, linewidth=0)
+    axes.plot(n, [100 * point.score.top1 for point in found.points], "o-", color=OURS, markersize=4, label="decoder")
+    axes.axhline(100 * found.points[-1].score.chance_top1, color=CHANCE, linewidth=1.2, linestyle=":", label="chance")
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(n, [str(i) for i in n])
+    axes.minorticks_off()
+    axes.set_ylim(0, None)
+    axes.legend(frameon=False, fontsize=8.5)
+    label_axes(axes, "training concepts", "top-1, %", f"Right one of {found.points[-1].score.n_way}, more data")
     return png_of(figure)
 
 

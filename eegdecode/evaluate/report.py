@@ -12,10 +12,13 @@ from eegdecode import storage
 from eegdecode.batch import SourceFact, TargetFact
 from eegdecode.config import Protocol, Section
 from eegdecode.evaluate import page
+from eegdecode.evaluate.baselines import ContrastBaselines
 from eegdecode.evaluate.certainty import CalibrationFact, CeilingFact
+from eegdecode.evaluate.confounds import ConfoundFact
 from eegdecode.evaluate.confusions import Confusion
 from eegdecode.evaluate.contrast import ClassScore, ContrastScore
 from eegdecode.evaluate.retrieval import RetrievalScore
+from eegdecode.evaluate.scaling import Scaling
 from eegdecode.evaluate.statistics import Interval
 
 SCHEMA_VERSION: Literal[1] = 1
@@ -117,9 +120,15 @@ class Report(Section):
     calibration: CalibrationFact | None = None
     ceiling: CeilingFact | None = None
     confusions: tuple[Confusion, ...] = ()
+    scaling: Scaling | None = None
+    """Score against training data, where jobs/scaling.py measured it."""
+    confounds: ConfoundFact | None = None
+    """Of a block design; None where the source declares none."""
     contrast: ContrastScore | None = None
     more_contrasts: tuple[ContrastScore, ...] = ()
     """Further contrasts or splits of the same data, each with its own chance, interval and p."""
+    baselines: tuple[ContrastBaselines, ...] = ()
+    """Other classifiers of the same trials: of `contrast`, then of each of `more_contrasts`."""
     classes: ClassScore | None = None
     search: SearchFact | None = None
     reconstruction: ReconstructionScore | None = None
@@ -165,6 +174,8 @@ def concerns(report: Report) -> tuple[str, ...]:
             "Block design: pictures of one class were shown together, so that slow drift can give the class away "
             "without any response to a picture (Li et al. 2021). Never compare with scores on a rapid design."
         )
+    if report.confounds is not None and report.confounds.result is not None:
+        found += report.confounds.result.findings
     for contrast in (*((report.contrast,) if report.contrast else ()), *report.more_contrasts):
         name = " against ".join(contrast.labels)
         if contrast.control_ci95 is not None and contrast.control_ci95[0] > contrast.chance:

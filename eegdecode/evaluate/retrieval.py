@@ -64,6 +64,10 @@ class RetrievalScore(Section):
     """n-way top-k retrieval; the mean over subjects, with everything it takes to judge it."""
 
     n_way: int
+    n_candidates: int = 0
+    """Of which galleries of `n_way` are drawn; 0 in reports of earlier releases."""
+    n_shown: int = 0
+    """Candidates that are right in some query; the others are distractors, or lost their trials."""
     gallery_digest: str = ""
     """sha256 of the candidates' labels, whatever their order; empty in reports of earlier releases."""
     n_queries: int
@@ -312,6 +316,8 @@ def retrieval_report(
     n_relevant_Q = relevant_QG.sum(axis=1)
     return RetrievalScore(
         n_way=n_way,
+        n_candidates=len(label_G),
+        n_shown=len(np.unique(index_Q)),
         gallery_digest=gallery_digest(gallery),
         n_queries=len(index_Q),
         n_subjects=len(per_subject),

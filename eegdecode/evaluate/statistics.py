@@ -4,7 +4,7 @@ Shape letters: N trial, Q query, G gallery, L label, U unit of resampling, S sub
 permutation.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from itertools import combinations
 from math import lgamma
 from typing import Any, Literal
@@ -447,20 +447,15 @@ def permutation_in_groups(
         return np.array([np.asarray(score(row_N), np.float64).item() for row_N in labels_RN])
 
     observed = float(scored(labels_N[None])[0])
-    rng = np.random.default_rng(seed)
-    # Sorted by group the trials of a group stand together, before and after a random key is added.
-    by_group_N = np.argsort(group_of_N, kind="stable")
-    null = []
-    rows = max(1, CHUNK // len(labels_N))
-    for start in range(0, n_permutations, rows):
-        key_RN = rng.random((min(rows, n_permutations - start), len(labels_N)))
-        drawn_RN = np.argsort(group_of_N + key_RN, axis=1)
-        permuted_RN = np.empty(drawn_RN.shape, labels_N.dtype)
-        permuted_RN[:, by_group_N] = labels_N[drawn_RN]
-        null.append(scored(permuted_RN))
-    null_R = np.concatenate(null)
+    alone = float(np.exp(-_log_arrangements(codes_N, group_of_N)))
+    if alone == 1:  # one label in every group: each exchange gives the same labels, so nothing is scored again
+        null_R = np.full(n_permutations, observed)
+    else:
+        null_R = np.concatenate(
+            [scored(labels_RN) for labels_RN in _exchanged(labels_N, group_of_N, n_permutations, seed)]
+        )
     p = permutation_p(observed, null_R)
-    smallest = max(1 / (1 + n_permutations), float(np.exp(-_log_arrangements(codes_N, group_of_N))))
+    smallest = max(1 / (1 + n_permutations), alone)
     low, high = np.quantile(null_R, [0.025, 0.975])
     return GroupPermutation(
         value=observed,
@@ -470,6 +465,20 @@ def permutation_in_groups(
         smallest_p=smallest,
         n_permutations=n_permutations,
     )
+
+
+def _exchanged(labels_N: NDArray[Any], group_of_N: Ints, n: int, seed: int) -> Iterator[NDArray[Any]]:
+    """Yield n labelings (R, N), some at a time, with labels exchanged inside groups."""
+    rng = np.random.default_rng(seed)
+    # Sorted by group the trials of a group stand together, before and after a random key is added.
+    by_group_N = np.argsort(group_of_N, kind="stable")
+    rows = max(1, CHUNK // len(labels_N))
+    for start in range(0, n, rows):
+        key_RN = rng.random((min(rows, n - start), len(labels_N)))
+        drawn_RN = np.argsort(group_of_N + key_RN, axis=1)
+        permuted_RN = np.empty(drawn_RN.shape, labels_N.dtype)
+        permuted_RN[:, by_group_N] = labels_N[drawn_RN]
+        yield permuted_RN
 
 
 def _log_arrangements(codes_N: Ints, group_of_N: Ints) -> float:

@@ -143,10 +143,50 @@ not of the decoder. Chance 0.</p><div class="wide"><table><tr><th>subject</th><t
 <td class=n>{{ n.n_repetitions }}</td></tr>{% endfor %}</table></div>{% else %}<p>Not available: {{ r.ceiling.reason }}</p>{% endif %}</section>{% endif %}
 """
 
+SCALING = """
+{% if r.scaling %}<section><h2>Score against training data</h2><p class="note">The recipe trained anew on nested shares of the training concepts, {{ r.scaling.steps }} steps each;
+candidates, test trials and validation concepts are the same. The last row is the run itself. Intervals resample {{ r.scaling.points[0].score.resampled }}, not the draw of the share.</p>
+<div class="figures">{{ figure('scaling', px=452) }}</div><div class="wide"><table><tr><th class=n>concepts</th><th class=n>trials</th><th class=n>top-1</th>
+<th class=n>95 % interval</th><th class=n>chance</th><th class=n>top-5</th><th class=n>95 % interval</th><th class=n>chance</th></tr>
+{% for p in r.scaling.points %}{% set s = p.score %}<tr{{ ' class=main' if loop.last }}><td class=n>{{ p.n_concepts }}</td><td class=n>{{ p.n_trials }}</td>
+<td class=n>{{ s.top1|percent }}</td><td class=n>{{ s.ci95_top1|interval }}</td><td class=n>{{ s.chance_top1|percent }}</td><td class=n>{{ s.top5|percent }}</td>
+<td class=n>{{ s.ci95_top5|interval }}</td><td class=n>{{ s.chance_top5|percent }}</td></tr>{% endfor %}</table></div></section>{% endif %}
+"""
+
+BASELINES = """
+{% macro baselines_table(b) %}
+<h3>Other classifiers, leave one {{ b.split_by }} out</h3>
+<p class="note">The same trials and folds. Difference: decoder minus classifier, paired by {{ b.against_decoder[0].unit }} ({{ b.against_decoder[0].n_pairs }} pairs), interval from {{ b.against_decoder[0].unit }}
+drawn with replacement; Wilcoxon's signed-rank test, two-sided, p corrected by Holm over the {{ b.against_decoder|length }} classifiers, none below
+{{ b.against_decoder|map(attribute='smallest_p_holm')|min|p }}.</p>
+<div class="wide"><table><tr><th></th><th class=n>AUC</th><th class=n>95 % interval</th><th class=n>chance</th><th class=n>permutation p</th>
+<th class=n>difference</th><th class=n>95 % interval</th><th class=n>p, Holm</th></tr>
+{% for t in b.against_decoder %}{% set s = b.scores[t.first] %}<tr><td>{{ t.first }}</td><td class=n>{{ '%.3f ± %.3f'|format(s.auc, s.sd) }}</td>
+<td class=n>{{ s.ci95|auc }}</td><td class=n>{{ s.chance }}</td><td class=n>{{ s.p_permutation|p }}</td><td class=n>{{ '%+.3f'|format(-t.mean_difference) }}</td>
+<td class=n>{{ '%+.3f to %+.3f'|format(-t.ci95_difference[1], -t.ci95_difference[0]) }}</td><td class=n>{{ t.p_holm|p }}</td></tr>{% endfor %}</table></div>
+{% endmacro %}
+"""
+
+CONFOUNDS = """
+{% if r.confounds %}<section><h2>What blocks alone give away</h2>{% if r.confounds.result %}{% set c = r.confounds.result %}
+<p class="note">Logistic regression that names the concept of single trials, trained and tested in the decoder's own folds, person by person where a
+person is on both sides (Ferrante et al. 2023, table 1). Mean power knows neither time nor sign. Time-locked samples are means of each electrode over 50 ms.
+Blocks hold {{ c.classes_per_block[0] }} to {{ c.classes_per_block[2] }} class{{ 'es' if c.classes_per_block[2] > 1 }};
+{{ c.blocks_on_both_sides }} have trials on both sides.</p>
+<div class="wide"><table><tr><th></th><th class=n>accuracy</th><th class=n>95 % interval</th><th class=n>chance</th><th class=n>permutation p</th>
+<th class=n>blocks alone</th><th class=n>p within blocks</th><th class=n>smallest possible</th><th class=n>trials</th></tr>
+{% for s in (c.mean_power, c.time_locked, c.blank) if s %}<tr{{ ' class=main' if loop.first }}><td>{{ s.control }}</td><td class=n>{{ s.accuracy|percent }}</td>
+<td class=n>{{ s.ci95|interval }}</td><td class=n>{{ s.chance|percent }}</td><td class=n>{{ s.p|p }}</td><td class=n>{{ s.block_chance|percent }}</td>
+<td class=n>{{ s.p_within_blocks|p }}</td><td class=n>{{ s.smallest_p_within_blocks|p }}</td><td class=n>{{ s.n_trials }}</td></tr>{% endfor %}</table></div>
+<p class="note">Intervals draw blocks; p exchanges labels of test trials ({{ c.mean_power.n_permutations }} times); within blocks the regression is trained
+again on each exchange, and where every block holds one class there is none.</p>{% else %}<p>Not available: {{ r.confounds.reason }}</p>{% endif %}</section>{% endif %}
+"""
+
 CATEGORIES = """
 {% if r.contrast %}<section><h2>Telling two categories apart</h2><p class="note">Protocol: {{ protocol_single }}.</p>
 {{ contrast_table(r.contrast, 'contrast') }}
-{% for c in r.more_contrasts %}{{ contrast_table(c, 'contrast_' ~ (loop.index + 1)) }}{% endfor %}</section>{% endif %}
+{% for c in r.more_contrasts %}{{ contrast_table(c, 'contrast_' ~ (loop.index + 1)) }}{% endfor %}
+{% for b in r.baselines %}{{ baselines_table(b) }}{% endfor %}</section>{% endif %}
 {% if r.classes %}{% set s = r.classes %}<section><h2>Naming one of {{ s.n_way }}</h2>
 <p class="note">Accuracy on {{ s.n_trials }} single trials, mean ± sd over {{ s.per_fold|length }} folds (leave one {{ s.split_by }} out);
 interval over folds and trials; p from {{ s.n_permutations }} permutations by {{ s.permute }}, {{ s.null }}.</p>
@@ -251,6 +291,7 @@ CARDS = """
 
 TEMPLATE = (
     MACROS
+    + BASELINES
     + """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width,initial-scale=1">
 <title>eegdecode: {{ r.recipe }}</title><style>"""
@@ -266,8 +307,10 @@ TEMPLATE = (
 {% elif r.retrieval or (r.contrast and r.contrast.control_auc is not none) %}<div class="box ok">Every control that was run sits on chance.</div>{% endif %}
 """
     + RETRIEVAL
+    + SCALING
     + CONFUSIONS
     + CERTAINTY
+    + CONFOUNDS
     + CATEGORIES
     + PICTURES
     + RUN

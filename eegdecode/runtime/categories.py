@@ -20,11 +20,13 @@ from eegdecode.bundle import Bundle, Gallery
 from eegdecode.config import Experiment
 from eegdecode.data.shardset import ShardSet, test_trials
 from eegdecode.data.splits import group_of
-from eegdecode.evaluate.baselines import lda_classes, lda_contrast
+from eegdecode.evaluate.baselines import ContrastBaselines, lda_classes, lda_contrast
+from eegdecode.evaluate.category_decisions import DivisionDecisions, division_decisions
 from eegdecode.evaluate.contrast import ClassScore, ContrastScore, class_report, contrast_report
 from eegdecode.evaluate.retrieval import score_matrix
 from eegdecode.evaluate.statistics import permuted_labels
 from eegdecode.runtime import places
+from eegdecode.runtime.category_baselines import LDA, TwoCategories, contrast_baselines
 from eegdecode.runtime.progress import gather
 from eegdecode.runtime.search import tuned_for
 from eegdecode.runtime.tested import open_tested
@@ -44,7 +46,10 @@ class CategoryScores:
     """What one division of the trials gave."""
 
     contrast: ContrastScore | None
+    baselines: ContrastBaselines | None
+    """Of the contrast."""
     classes: ClassScore
+    decisions: DivisionDecisions
 
 
 @dataclass(frozen=True)
@@ -68,11 +73,15 @@ def category_scores(experiment: Experiment, shards: ShardSet) -> list[CategorySc
     for by in (experiment.protocol.split_by, *experiment.protocol.also_split_by):
         ours = _decide(experiment, shards, [f for f in shards.folds if f.by == by])
         null_R = _refitted(experiment, by) if experiment.protocol.permute == "positions" else None
-        contrast = _contrast(experiment, ours, None if null_R is None else null_R[:, 0], baseline=True)
+        contrast = _contrast(experiment, ours, None if null_R is None else null_R[:, 0])
+        baselines = None if contrast is None else _baselines(experiment, shards, ours, contrast)
+        if contrast is not None and baselines is not None:
+            contrast = contrast.beside(baseline=baselines.scores[LDA], baseline_name=LDA)
         if control is not None and control_shards is not None and contrast is not None:
             before = _decide(control, control_shards, [f for f in control_shards.folds if f.by == by])
-            contrast = contrast.beside(control=_contrast(control, before, None, baseline=False))
-        found.append(CategoryScores(contrast, _classes(experiment, ours, None if null_R is None else null_R[:, 1])))
+            contrast = contrast.beside(control=_contrast(control, before, None))
+        classes = _classes(experiment, ours, None if null_R is None else null_R[:, 1])
+        found.append(CategoryScores(contrast, baselines, classes, _decisions(experiment, ours)))
     return found
 
 
@@ -104,46 +113,75 @@ def candidate_scores(made: Bundle, z_ND: NDArray[np.float32]) -> NDArray[np.floa
     return scale * cosine_NG.astype(np.float64)
 
 
-def _contrast(
-    experiment: Experiment, decided: _Decided, null_R: NDArray[np.float64] | None, baseline: bool
-) -> ContrastScore | None:
+def _contrast(experiment: Experiment, decided: _Decided, null_R: NDArray[np.float64] | None) -> ContrastScore | None:
     labels, protocol = experiment.protocol.contrast, experiment.protocol
     if labels is None:
         return None
     rows, positive_N = two_categories(decided.table, labels)
-    decision_N = log_odds(decided.scores_NG, decided.gallery.concepts, labels)[rows]
-    fold_N, run_N = decided.fold_N[rows], decided.run_N[rows]
-    position_N = decided.table["position"].to_numpy()[rows]
-    picture_N = decided.table["picture"].to_numpy(str)[rows]
-    score = contrast_report(
-        decision_N,
+    return contrast_report(
+        log_odds(decided.scores_NG, decided.gallery.concepts, labels)[rows],
         positive_N,
-        fold_N,
-        run_N,
-        position_N,
+        decided.fold_N[rows],
+        decided.run_N[rows],
+        decided.table["position"].to_numpy()[rows],
         labels=labels,
         split_by=decided.by,
         permute=protocol.permute,
         n_permutations=protocol.permutations,
         seed=protocol.seed,
-        picture_N=picture_N,
+        picture_N=decided.table["picture"].to_numpy(str)[rows],
         null_R=null_R,
     )
-    if not baseline:
-        return score
-    lda = lda_contrast(
-        decided.eeg_uv_NCT[rows],
-        positive_N,
-        fold_N,
-        run_N,
-        position_N,
+
+
+def _decisions(experiment: Experiment, decided: _Decided) -> DivisionDecisions:
+    labels, concepts, table = experiment.protocol.contrast, decided.gallery.concepts, decided.table
+    odds = None
+    if labels is not None:
+        rows, _ = two_categories(table, labels)
+        odds = (rows, log_odds(decided.scores_NG, concepts, labels)[rows])
+    return division_decisions(
+        decided.scores_NG,
+        concepts,
+        table["key"].to_numpy(str),
+        table["picture"].to_numpy(str),
+        table["concept"].to_numpy(str),
+        decided.fold_N,
+        split_by=decided.by,
         labels=labels,
+        log_odds=odds,
+    )
+
+
+def _baselines(
+    experiment: Experiment, shards: ShardSet, decided: _Decided, decoder: ContrastScore
+) -> ContrastBaselines:
+    protocol, manifest = experiment.protocol, shards.manifest
+    rows, positive_N = two_categories(decided.table, decoder.labels)
+    trials = TwoCategories(
+        eeg_uv_NCT=decided.eeg_uv_NCT[rows],
+        sfreq_hz=manifest.sfreq_hz,
+        tmin_s=manifest.tmin_s,
+        positive_N=positive_N,
+        fold_N=decided.fold_N[rows],
+        run_N=decided.run_N[rows],
+        position_N=decided.table["position"].to_numpy()[rows],
+        labels=decoder.labels,
+        split_by=decided.by,
+    )
+    lda = lda_contrast(
+        trials.eeg_uv_NCT,
+        positive_N,
+        trials.fold_N,
+        trials.run_N,
+        trials.position_N,
+        labels=trials.labels,
         split_by=decided.by,
         permute=protocol.permute,
         seed=protocol.seed,
-        picture_N=picture_N,
+        picture_N=decided.table["picture"].to_numpy(str)[rows],
     )
-    return score.beside(baseline=lda)
+    return contrast_baselines(trials, protocol, decoder, lda)
 
 
 def _classes(experiment: Experiment, decided: _Decided, null_R: NDArray[np.float64] | None) -> ClassScore:

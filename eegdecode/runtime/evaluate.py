@@ -4,7 +4,6 @@ import json
 import shutil
 import subprocess
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -19,26 +18,22 @@ from eegdecode.batch import Fold
 from eegdecode.config import Experiment, SyntheticData
 from eegdecode.data.shardset import ShardSet
 from eegdecode.evaluate import plots
+from eegdecode.evaluate.category_decisions import CategoryDecisions, write_category_decisions
 from eegdecode.evaluate.confusions import Confusion, top_confusions
 from eegdecode.evaluate.decisions import Decisions, decisions, write_decisions
 from eegdecode.evaluate.report import DataFact, FoldTraining, Report, SearchFact, write_report
-from eegdecode.evaluate.retrieval import (
-    RetrievalScore,
-    average_repetitions,
-    centre_scores,
-    repetition_point,
-    retrieval_report,
-    score_matrix,
-)
+from eegdecode.evaluate.retrieval import RetrievalScore, repetition_point
+from eegdecode.evaluate.scaling import load_scaling
 from eegdecode.recipes import command_line
 from eegdecode.runtime import places
 from eegdecode.runtime.categories import category_scores
 from eegdecode.runtime.certainty import certainty
+from eegdecode.runtime.confounds import confounds
 from eegdecode.runtime.progress import Progress, say
+from eegdecode.runtime.ranked import Ranked, answers_of, score_of
 from eegdecode.runtime.tested import Tested, open_tested
 from eegdecode.runtime.tracked_report import track_report
 from eegdecode.runtime.train import fold_facts
-from eegdecode.train.fold import embedded_targets
 
 PACKAGES = ("torch", "ray", "deepspeed", "mne", "diffusers")
 
@@ -53,7 +48,7 @@ def evaluate(experiment: Experiment) -> Report:
     """
     shards = places.open_set(experiment)
     folds = shards.folds
-    report = _facts(experiment, shards)
+    report = _facts(experiment, shards).with_section(confounds=confounds(experiment, shards))
     figures: dict[str, bytes] = {"training": plots.training_curves(_curves(experiment, folds), "validation mAP")}
     if experiment.protocol.split_by in ("concept", "picture", "subject_concept"):
         ranked = [fold for fold in folds if fold.by == experiment.protocol.split_by]
@@ -67,15 +62,25 @@ def evaluate(experiment: Experiment) -> Report:
         confusions = top_confusions(answers) if experiment.protocol.gallery == "picture" else ()
         if confusions:
             figures["confusions"] = plots.confusion_sheet(confusions, _images(shards, confusions))
-        report = report.with_section(retrieval=score, confusions=confusions, **certainty(experiment, shards, tested))
+        report = report.with_section(
+            retrieval=score,
+            confusions=confusions,
+            scaling=load_scaling(places.report(experiment), experiment.run_id),
+            **certainty(experiment, shards, tested),
+        )
         if report.calibration is not None and report.calibration.result is not None:
             figures["reliability"] = plots.reliability(report.calibration.result)
     else:
         found = category_scores(experiment, shards)
+        decided = tuple(score.decisions for score in found)
+        write_category_decisions(
+            places.report(experiment), CategoryDecisions(run_id=experiment.run_id, divisions=decided)
+        )
         contrasts = [score.contrast for score in found if score.contrast is not None]
         report = report.with_section(
             contrast=contrasts[0] if contrasts else None,
             more_contrasts=tuple(contrasts[1:]),
+            baselines=tuple(score.baselines for score in found if score.baselines is not None),
             classes=found[0].classes,
         )
         for name, contrast in zip(("contrast", "contrast_2", "contrast_3"), contrasts, strict=False):
@@ -96,29 +101,9 @@ def _retrieval(
     protocol = experiment.protocol
     table = pd.concat([tested.table for tested in folds], ignore_index=True)
     eeg_uv_NCT = np.concatenate([tested.eeg_uv_NCT for tested in folds])
-    ranked = [_Ranked(experiment, shards, tested) for tested in folds]
-
-    def scored(repetitions: int) -> tuple[NDArray[np.float32], _Queries]:
-        parts = [one.scores(repetitions) for one in ranked]
-        galleries = {queries.gallery for _, queries in parts}
-        if len(galleries) != 1:
-            raise ValueError("every fold must rank the same candidates: train all folds on one set, with one protocol.")
-        return np.concatenate([scores_QG for scores_QG, _ in parts]), _Queries.joined([part for _, part in parts])
-
-    scores_QG, queries = scored(protocol.test_repetitions)
-    n_way = protocol.n_way
-    score = retrieval_report(
-        scores_QG,
-        queries.gallery,
-        queries.shown_Q,
-        queries.subject_Q,
-        queries.concept_Q,
-        n_permutations=protocol.permutations,
-        seed=protocol.seed,
-        repetitions_Q=queries.repetitions_Q,
-        fold_Q=queries.fold_Q if len(folds) > 1 else None,
-        n_way=n_way,
-    )
+    ranked = [Ranked(experiment, shards, tested) for tested in folds]
+    scores_QG, queries = answers_of(ranked, protocol.test_repetitions)
+    score, n_way = score_of(scores_QG, queries, protocol), protocol.n_way
     # The ideal observer ranks the test pictures themselves.
     ideal = isinstance(experiment.data.source, SyntheticData) and not n_way and protocol.gallery == "picture"
     if ideal:
@@ -129,7 +114,7 @@ def _retrieval(
     counts = sorted({2**i for i in range(most.bit_length())} | {most})
     progress = Progress("evaluate: repetition curve", len(counts), "points")
     for k in counts:
-        some_QG, some = scored(k)
+        some_QG, some = answers_of(ranked, k)
         points.append(
             repetition_point(
                 k,
@@ -159,89 +144,6 @@ def _retrieval(
         n_way=n_way,
     )
     return score.with_(repetition_curve=tuple(points)), scores_QG[first][order], answers
-
-
-@dataclass(frozen=True)
-class _Queries:
-    """What was asked, and of which candidates.
-
-    Attributes
-    ----------
-    gallery
-        Labels of the candidates: pictures, or concepts where centres are ranked.
-    shown_Q
-        Label of the right candidate.
-    """
-
-    gallery: tuple[str, ...]
-    shown_Q: NDArray[Any]
-    subject_Q: NDArray[Any]
-    concept_Q: NDArray[Any]
-    fold_Q: NDArray[Any]
-    repetitions_Q: NDArray[np.int64]
-
-    @classmethod
-    def joined(cls, parts: Sequence["_Queries"]) -> "_Queries":
-        """Return the queries of several folds, which rank one gallery."""
-        names = ("shown_Q", "subject_Q", "concept_Q", "fold_Q", "repetitions_Q")
-        return cls(parts[0].gallery, **{name: np.concatenate([getattr(p, name) for p in parts]) for name in names})
-
-
-class _Ranked:
-    """Test trials of a fold ranked by its bundle, among the candidates that the protocol names."""
-
-    def __init__(self, experiment: Experiment, shards: ShardSet, tested: Tested) -> None:
-        self._experiment, self._tested = experiment, tested
-        gallery, protocol = tested.bundle.gallery, experiment.protocol
-        self._concept = dict(zip(gallery.pictures, gallery.concepts, strict=True))
-        rows = np.zeros(0, np.int64)
-        if protocol.gallery == "concept" and protocol.split_by == "picture":
-            rows = np.unique(shards.picture_row[shards.trials_of(tested.fold, "train")]).astype(np.int64)
-            rows = rows[[shards.picture_concepts[row] in set(gallery.concepts) for row in rows.tolist()]]
-        elif protocol.n_way > len(gallery.pictures) and protocol.gallery == "picture":
-            rows = self._distractors(shards)
-        own = slice(0, 0 if protocol.gallery == "concept" and len(rows) else None)
-        self._pictures = (*gallery.pictures[own], *(shards.picture_ids[row] for row in rows.tolist()))
-        self._concepts = (*gallery.concepts[own], *(shards.picture_concepts[row] for row in rows.tolist()))
-        more_PD = embedded_targets(tested.bundle.decoder, shards.target_PD[rows])
-        self._target_PD = np.concatenate([gallery.target_PD[own], more_PD]) if len(rows) else gallery.target_PD
-
-    def _distractors(self, shards: ShardSet) -> NDArray[np.int64]:
-        """Return rows of training pictures, alike for all folds, that fill the gallery up to `n_way`."""
-        protocol, gallery = self._experiment.protocol, self._tested.bundle.gallery
-        table = shards.table
-        training = np.unique(shards.picture_row[table["partition"].to_numpy(str) == "train"]).astype(np.int64)
-        wanted = protocol.n_way - len(gallery.pictures)
-        if wanted > len(training):
-            raise ValueError(
-                f"protocol.n_way must be at most {len(gallery.pictures) + len(training)}, the {len(gallery.pictures)} "
-                f"test pictures and {len(training)} training pictures as distractors, got {protocol.n_way}."
-            )
-        drawn = np.random.default_rng([protocol.seed, protocol.n_way]).permutation(training)[:wanted]
-        return np.sort(drawn)
-
-    def scores(self, repetitions: int) -> tuple[NDArray[np.float32], _Queries]:
-        """Return scores (Q, G) where so many repetitions are averaged, and what was asked."""
-        tested, experiment = self._tested, self._experiment
-        averaged = average_repetitions(
-            tested.eeg_uv_NCT,
-            tested.table["picture"].to_numpy(str),
-            tested.table["subject"].to_numpy(str),
-            repetitions,
-            experiment.protocol.seed,
-        )
-        z_QD, normalise = tested.reconstructor.embed(averaged.eeg_uv_QCT), experiment.loss.normalise
-        concept_Q = np.array([self._concept[p] for p in averaged.picture_Q])
-        if experiment.protocol.gallery == "concept":
-            labels, scores_QG = centre_scores(
-                z_QD, self._target_PD, self._pictures, self._concepts, averaged.picture_Q, concept_Q, normalise
-            )
-            shown_Q = concept_Q
-        else:
-            labels, shown_Q = self._pictures, averaged.picture_Q
-            scores_QG = score_matrix(z_QD, self._target_PD, normalise)
-        fold_Q = np.full(len(shown_Q), tested.fold.name)
-        return scores_QG, _Queries(labels, shown_Q, averaged.subject_Q, concept_Q, fold_Q, averaged.repetitions_Q)
 
 
 def _ideal(

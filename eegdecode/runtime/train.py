@@ -37,8 +37,17 @@ CONTROLLER_FAILURES = 2
 """A run that can never be scheduled must end, not wait for ever (Ray's default is no limit)."""
 
 
-def train(experiment: Experiment) -> list[str]:
+def train(
+    experiment: Experiment, *, tuned: Mapping[str, Mapping[str, Any]] | None = None, whole: bool = True
+) -> list[str]:
     """Train every fold and the drawer, on as many workers as `compute` says, and return the bundles' URIs.
+
+    Parameters
+    ----------
+    tuned
+        Fold to changes of the experiment; by default what its own search found.
+    whole
+        Whether the control and the drawer are trained too, and a bundle goes to MLflow; the decoders alone otherwise.
 
     Raises
     ------
@@ -51,14 +60,15 @@ def train(experiment: Experiment) -> list[str]:
     )
     parent = tracking.tracker(tracked)
     parent.log_params(tracking.flat(experiment.model_dump(mode="json", exclude={"compute"})))
-    control = experiment.control()
+    control = experiment.control() if whole else None
     resources = {"CPU": compute.cpus_per_worker} | ({"GPU": compute.gpus_per_worker} if compute.gpus_per_worker else {})
     trainer = TorchTrainer(
         _worker,
         train_loop_config={
             "experiment": experiment.model_dump_json(),
             "control": control.model_dump_json() if control else None,
-            "tuned": tuned_for(experiment),
+            "tuned": tuned_for(experiment) if tuned is None else tuned,
+            "draws": whole,
             "parent": tracked.run_id,
         },
         scaling_config=ScalingConfig(
@@ -81,9 +91,10 @@ def train(experiment: Experiment) -> list[str]:
     shards = places.open_set(experiment, verify=False)
     facts = shards.manifest
     uris = [places.bundle(experiment, fold.name) for fold in shards.folds]
-    with tempfile.TemporaryDirectory() as folder:  # the first fold's stands for all: a model each would take a minute
-        first = bundle.copy(uris[0], Path(folder))
-        parent.log_bundle(first, shards.folds[0].name, len(facts.channels), facts.n_times)
+    if whole:
+        with tempfile.TemporaryDirectory() as folder:  # the first fold's stands for all: each would take a minute
+            first = bundle.copy(uris[0], Path(folder))
+            parent.log_bundle(first, shards.folds[0].name, len(facts.channels), facts.n_times)
     parent.finish("FINISHED")
     say(f"train: {len(uris)} bundles in {places.run(experiment)}")
     return uris
@@ -101,7 +112,7 @@ def _worker(config: Mapping[str, Any]) -> None:
         stages = Stages(experiment, config["parent"])
         for fold in folds:
             stages.run(fold.name, partial(_fit_fold, stages, changed[fold.name], shards, fold.name))
-        if key == "experiment":
+        if key == "experiment" and config["draws"]:
             stages.run(DRAWER_STAGE, partial(_fit_drawer, stages, experiment, shards))
         if collectives.rank() == 0:
             _publish_bundles(stages, changed, shards)

@@ -11,7 +11,7 @@ ROOT = Path(__file__).resolve().parents[2]
 # Lowest first. A module imports its own package and anything on an earlier line, nothing else.
 LAYERS = (
     ("eegdecode.config",),
-    ("eegdecode.batch", "eegdecode.storage", "eegdecode.collectives"),
+    ("eegdecode.batch", "eegdecode.storage", "eegdecode.collectives", "eegdecode.wording"),
     (
         "eegdecode.data",
         "eegdecode.targets",

@@ -322,6 +322,16 @@ def test_a_block_design_is_said_whatever_the_split() -> None:
         assert "Block design: pictures of one class" in text_of(render(blocked, {}))
 
 
+def test_the_page_says_what_is_ranked_and_learnt_from() -> None:
+    report, _ = synthetic_report()
+    assert f"ranked: the pictures shown, all {N} ·" in text_of(render(report, {}))
+    few = Protocol(split_by="subject_concept", calibration_concepts=3, n_way=5)
+    assert report.retrieval is not None
+    text = text_of(render(report.with_section(protocol=few, retrieval=report.retrieval.with_(n_way=5)), {}))
+    assert f"ranked: the pictures shown, 5 of {N} at a time: the exact mean over all draws of the others ·" in text
+    assert "· 3 training concepts of the left-out subject are learnt from too (few-shot calibration) ·" in text
+
+
 def test_unknown_figure_and_missing_summary_are_refused(tmp_path: Path) -> None:
     report, _ = synthetic_report()
     with pytest.raises(ValueError, match="figure 'pie' must be one of"):

@@ -136,6 +136,7 @@ def test_smaller_and_larger_galleries(runs: str) -> None:
         others = rng.permutation(np.delete(np.arange(12), right_Q[q]))[:4]
         hits.append(scores_QG[q, right_Q[q]] > scores_QG[q, others].max())
     assert few.top1 == pytest.approx(np.mean(hits), abs=4 * 0.5 / 4000**0.5)
+    assert (few.n_candidates, few.n_shown) == (12, 12)
     assert (few.n_way, few.chance_top1, few.chance_top5) == (5, pytest.approx(0.2), 1)
     whole = scored(experiment, shards, folds)
     assert scored(described(runs, n_way=12), shards, folds).top1 == pytest.approx(whole.top1)
@@ -149,6 +150,7 @@ def test_smaller_and_larger_galleries(runs: str) -> None:
     assert all_QG.shape == (36, 40)
     assert many.top1 == pytest.approx((ranks(all_QG, right_Q) == 0).mean())
     assert many.top5 == pytest.approx((ranks(all_QG, right_Q) < 5).mean())
+    assert (many.n_candidates, many.n_shown) == (40, 12)
     assert (many.n_way, many.chance_top1) == (40, pytest.approx(1 / 40))
     assert many.ideal_observer_top1 is None
     assert many.gallery_digest != whole.gallery_digest

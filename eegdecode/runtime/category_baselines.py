@@ -1,0 +1,75 @@
+"""Classifiers beside the decoder of two categories: LDA, logistic regressions and those of covariances, a task each."""
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal
+
+import numpy as np
+import ray
+from numpy.typing import NDArray
+
+from eegdecode.config import Protocol
+from eegdecode.evaluate.baselines import N_PERMUTATIONS, ContrastBaselines, baselines_beside, logistic_contrast
+from eegdecode.evaluate.confounds import log_power, time_locked
+from eegdecode.evaluate.contrast import ContrastScore
+from eegdecode.runtime.progress import gather
+
+LDA = "shrinkage LDA"
+MEAN_POWER, TIME_LOCKED = "logistic regression, mean power", "logistic regression, means of 50 ms"
+REFITS = 50
+"""Of a classifier of covariances, where labels are permuted by position: each takes a second."""
+
+
+@dataclass(frozen=True)
+class TwoCategories:
+    """Trials of two categories, and how they are divided."""
+
+    eeg_uv_NCT: NDArray[np.float32]
+    sfreq_hz: float
+    tmin_s: float
+    positive_N: NDArray[np.bool_]
+    fold_N: NDArray[np.str_]
+    run_N: NDArray[np.str_]
+    position_N: NDArray[np.int64]
+    labels: tuple[str, str]
+    split_by: Literal["concept", "picture", "run", "subject"]
+
+
+def contrast_baselines(
+    trials: TwoCategories, protocol: Protocol, decoder: ContrastScore, lda: ContrastScore
+) -> ContrastBaselines:
+    """Score every classifier in the decoder's folds, and test the decoder against each."""
+    # Covariances take seconds to import, and only runs of categories need them.
+    from eegdecode.evaluate.covariance_baselines import RIEMANN
+
+    names = (*RIEMANN, TIME_LOCKED, MEAN_POWER)
+    given, task = ray.put(trials), ray.remote(num_cpus=1)(baseline_contrast)
+    futures = [task.remote(name, given, protocol) for name in names]
+    found: list[ContrastScore] = gather(futures, f"evaluate: baselines, leave one {trials.split_by} out", "classifiers")
+    return baselines_beside(decoder, {LDA: lda} | dict(zip(names, found, strict=True)), protocol.seed)
+
+
+def baseline_contrast(name: str, trials: TwoCategories, protocol: Protocol) -> ContrastScore:
+    """Score one classifier by its name."""
+    from eegdecode.evaluate.covariance_baselines import RIEMANN, riemann_contrast
+
+    score: Any
+    refits = N_PERMUTATIONS
+    if name in RIEMANN:
+        score, refits = partial(riemann_contrast, name, trials.eeg_uv_NCT), REFITS
+    elif name == TIME_LOCKED:
+        score = partial(logistic_contrast, time_locked(trials.eeg_uv_NCT, trials.sfreq_hz, trials.tmin_s))
+    else:
+        score = partial(logistic_contrast, log_power(trials.eeg_uv_NCT))
+    found: ContrastScore = score(
+        trials.positive_N,
+        trials.fold_N,
+        trials.run_N,
+        trials.position_N,
+        labels=trials.labels,
+        split_by=trials.split_by,
+        permute=protocol.permute,
+        seed=protocol.seed,
+        n_permutations=refits if protocol.permute == "positions" else protocol.permutations,
+    )
+    return found
