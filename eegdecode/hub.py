@@ -19,6 +19,7 @@ _SPLIT = {
     "picture": "test pictures no decoder was trained on",
     "run": "leave one run out",
     "subject": "leave one subject out",
+    "subject_concept": "test concepts no decoder was trained on, as a subject left out saw them",
 }
 _TEMPLATE = """---
 {{ card_data }}
@@ -37,6 +38,7 @@ model.predict(eeg_uv_NCT)  # float32 (trials, {{ chans }} chans, {{ times }} tim
 - recipe `{{ recipe }}`, fold `{{ fold }}`: {{ split }}; step {{ step }}
 - target: `{{ tower }}`; gallery of {{ pictures }} pictures of {{ concepts }} concepts
 - electrodes in order: {{ channels }}
+- people it has learnt something of their own for (`subject=` of `predict`): {{ people }}
 - trained on shard set `{{ manifest }}`; bundle `{{ digest }}`
 - draws pictures: {{ draws }}
 
@@ -91,6 +93,7 @@ def card(made: Bundle, address: str, scores: Mapping[str, tuple[float, float]], 
         step=fact.step,
         chans=len(fact.channels),
         channels=", ".join(fact.channels),
+        people=", ".join(fact.subjects) or "none",
         times=fact.n_times,
         sfreq_hz=f"{fact.sfreq_hz:g}",
         window=f"{fact.tmin_s:g} to {fact.tmin_s + (fact.n_times - 1) / fact.sfreq_hz:g} s around its onset",
@@ -130,6 +133,17 @@ def push(uri: str, repo: str, private: bool = True) -> str:
             (Path(folder) / "README.md").write_text(str(card(made, address, {})))
         api.upload_folder(repo_id=repo, folder_path=folder, commit_message=f"bundle {made.digest[:12]}")
     return address
+
+
+def load(address: str) -> Bundle:
+    """Return the bundle of a folder, of object storage, or of the hub (``hf://``).
+
+    Raises
+    ------
+    ValueError
+        No bundle there, or one that was altered.
+    """
+    return bundle.load(pull(address) if address.startswith(SCHEME) else address)
 
 
 def pull(address: str) -> str:
