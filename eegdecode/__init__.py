@@ -26,7 +26,7 @@ def load(uri: str) -> "Reconstructor":
     >>> model = eegdecode.load("runs/demo/bundle")  # doctest: +SKIP
     >>> model.predict(eeg_uv_NCT)  # doctest: +SKIP
     """
-    from eegdecode import bundle, hub
+    from eegdecode import hub
     from eegdecode.reconstruct.reconstructor import Reconstructor  # torch is imported by those who load
 
-    return Reconstructor(bundle.load(hub.pull(uri) if uri.startswith(hub.SCHEME) else uri))
+    return Reconstructor(hub.load(uri))

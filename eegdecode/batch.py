@@ -6,7 +6,7 @@ Shape letters: B batch, C chan, T time, D embedding, P picture.
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, Self
 
@@ -37,6 +37,8 @@ class TrialBatch:
         Int64: which pass over the data a trial belongs to.
     also
         Further targets by name, as `targets.also` names them.
+    subject_B
+        Int64: row of each trial's subject in the decoder's table of subjects; None where it has none.
     """
 
     eeg_uv_BCT: torch.Tensor
@@ -45,10 +47,12 @@ class TrialBatch:
     picture_B: torch.Tensor
     pass_B: torch.Tensor
     also: Mapping[str, torch.Tensor] = field(default_factory=dict)
+    subject_B: torch.Tensor | None = None
 
     def __post_init__(self) -> None:
         n = self.eeg_uv_BCT.shape[0]
-        others = (self.target_BD, self.trial_B, self.picture_B, self.pass_B, *self.also.values())
+        of_subjects = () if self.subject_B is None else (self.subject_B,)
+        others = (self.target_BD, self.trial_B, self.picture_B, self.pass_B, *of_subjects, *self.also.values())
         if self.eeg_uv_BCT.ndim != 3 or any(len(other) != n for other in others):
             raise ValueError(
                 "A batch needs eeg (B, C, T) and one target, trial, picture and pass for each, got "
@@ -57,13 +61,21 @@ class TrialBatch:
 
     def to(self, device: torch.device | str) -> "TrialBatch":
         """Return the batch on another device."""
+        return self._each(lambda x_B: x_B.to(device, non_blocking=True))
+
+    def where(self, chosen_B: torch.Tensor) -> "TrialBatch":
+        """Return the samples that a mask chooses."""
+        return self._each(lambda x_B: x_B[chosen_B.to(x_B.device)])
+
+    def _each(self, change: Callable[[torch.Tensor], torch.Tensor]) -> "TrialBatch":
         return TrialBatch(
-            self.eeg_uv_BCT.to(device, non_blocking=True),
-            self.target_BD.to(device, non_blocking=True),
-            self.trial_B.to(device, non_blocking=True),
-            self.picture_B.to(device, non_blocking=True),
-            self.pass_B.to(device, non_blocking=True),
-            {name: target.to(device, non_blocking=True) for name, target in self.also.items()},
+            change(self.eeg_uv_BCT),
+            change(self.target_BD),
+            change(self.trial_B),
+            change(self.picture_B),
+            change(self.pass_B),
+            {name: change(target) for name, target in self.also.items()},
+            None if self.subject_B is None else change(self.subject_B),
         )
 
 

@@ -22,6 +22,7 @@ from eegdecode.batch import FileFact, Fold, TargetFact
 from eegdecode.config import Experiment, Section
 from eegdecode.diffusion.drawer import Drawer
 from eegdecode.models.decoder import Decoder, decoder_of
+from eegdecode.models.options import options_of
 
 SCHEMA_VERSION = 2
 
@@ -42,6 +43,12 @@ class BundleFact(Section):
     target: TargetFact
     heads: dict[str, int] = Field(default_factory=dict)
     """Further targets that the decoder has a head for, and their lengths."""
+    subjects: tuple[str, ...] = ()
+    """Table of subjects of an encoder that has one, in the order of its rows: those of the training trials."""
+    positions: tuple[tuple[float, float, float], ...] = ()
+    """Of the electrodes, in units of the head's radius, for an encoder behind virtual ones."""
+    concepts: dict[Literal["train", "val"], tuple[str, ...]] = Field(default_factory=dict)
+    """Which it was trained and which it was validated on, sorted; empty in bundles of before they were kept."""
     step: int
     val_score: float | None
     """Score on the validation part at the step that was kept; None where the last step is kept."""
@@ -154,7 +161,9 @@ def load(uri: str) -> Bundle:
             storage.download(storage.join(uri, file.name), root / file.name, sha256=file.sha256)
         arrays = load_arrays(root / "arrays.safetensors")
         fact = index.fact
-        decoder = decoder_of(index.experiment, len(fact.channels), fact.n_times, fact.target.dim, fact.heads)
+        positions_C3 = np.array(fact.positions) if fact.positions else None
+        options = options_of(index.experiment.encoder, fact.subjects, positions_C3, fact.sfreq_hz)
+        decoder = decoder_of(index.experiment, len(fact.channels), fact.n_times, fact.target.dim, fact.heads, options)
         decoder.load_state_dict(load_file(root / "decoder.safetensors"))
         drawer = Drawer.load(root / "drawer") if (root / "drawer").is_dir() else None
     return Bundle(

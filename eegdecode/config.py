@@ -309,6 +309,35 @@ class Encoder(Section):
     variance 1 on average."""
     whiten: Literal["none", "scale", "channels"] = "channels"
     """Fixed linear front, fitted on the fold's training trials: none, a scale per electrode, or ZCA over electrodes."""
+    subject_layer: Literal["none", "linear", "token"] = "none"
+    """What a subject of the training trials has of their own: `linear`, a linear map over time in front of the encoder;
+    `token`, a token of `atm`. Other subjects get the mean of the maps, or the token that all share."""
+    virtual_chans: int = Field(0, ge=0)
+    """Electrodes that attention over positions makes of the real ones, so that data sets with other montages share
+    weights; 0 takes the electrodes as they are. Every electrode then needs a place in the 10-05 system."""
+    pretrained: str = ""
+    """Bundle, of another data set or of more people, whose encoder's weights training starts from: a folder, s3:// or
+    hf:// address. Tables of subjects and positions of electrodes stay this data set's own."""
+
+    @model_validator(mode="after")
+    def _options_fit(self) -> Self:
+        options = {
+            "subject_layer": self.subject_layer != "none",
+            "virtual_chans": self.virtual_chans > 0,
+            "pretrained": self.pretrained != "",
+        }
+        asked = [name for name, given in options.items() if given]
+        if asked and (self.start != "random" or self.name.startswith("riemann")):
+            raise ValueError(
+                f"encoder.{asked[0]} is learnt by gradient from a random start, and encoder '{self.name}' with start="
+                f"'{self.start}' is fitted in closed form. Leave it out, or choose another encoder."
+            )
+        if self.subject_layer == "token" and self.name not in ("atm", "atm_published"):
+            raise ValueError(
+                f"encoder.subject_layer='token' needs encoder.name='atm' or 'atm_published', got '{self.name}'. "
+                "Every encoder takes 'linear'."
+            )
+        return self
 
 
 class LossTerm(Section):

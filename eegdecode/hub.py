@@ -33,6 +33,7 @@ model.predict(eeg_uv_NCT)  # float32 (trials, {{ chans }} chans, {{ times }} tim
 - target: `{{ tower }}`; gallery of {{ pictures }} pictures of {{ concepts }} concepts
 - scores rank {{ ranked }}
 - electrodes in order: {{ channels }}
+- people it has learnt something of their own for (`subject=` of `predict`): {{ people }}
 - trained on shard set `{{ manifest }}`; bundle `{{ digest }}`
 - draws pictures: {{ draws }}
 
@@ -89,6 +90,7 @@ def card(made: Bundle, address: str, scores: Mapping[str, tuple[float, float]], 
         step=fact.step,
         chans=len(fact.channels),
         channels=", ".join(fact.channels),
+        people=", ".join(fact.subjects) or "none",
         times=fact.n_times,
         sfreq_hz=f"{fact.sfreq_hz:g}",
         window=f"{fact.tmin_s:g} to {fact.tmin_s + (fact.n_times - 1) / fact.sfreq_hz:g} s around its onset",
@@ -129,6 +131,17 @@ def push(uri: str, repo: str, private: bool = True) -> str:
             (Path(folder) / "README.md").write_text(str(card(made, address, {})))
         api.upload_folder(repo_id=repo, folder_path=folder, commit_message=f"bundle {made.digest[:12]}")
     return address
+
+
+def load(address: str) -> Bundle:
+    """Return the bundle of a folder, of object storage, or of the hub (``hf://``).
+
+    Raises
+    ------
+    ValueError
+        No bundle there, or one that was altered.
+    """
+    return bundle.load(pull(address) if address.startswith(SCHEME) else address)
 
 
 def pull(address: str) -> str:

@@ -50,6 +50,8 @@ class Stream:
         Where trials are gathered from; `auto` is `device` on a GPU that has room for this rank's trials, else `disk`.
     device
         Where batches are wanted; they come from there with `device` residency, and from the CPU else.
+    subject_row_N
+        Row of the subject of every trial of the set in a decoder's table of subjects; None where it has none.
 
     Attributes
     ----------
@@ -70,6 +72,7 @@ class Stream:
         spec: Spec | None = None,
         residency: Residency = "disk",
         device: torch.device | str = "cpu",
+        subject_row_N: I64 | None = None,
     ) -> None:
         spec = spec or Spec()
         parts = spec.partitions
@@ -86,6 +89,7 @@ class Stream:
         if not 0 <= rank < world:
             raise ValueError(f"rank must be 0 to {world - 1}, got {rank}.")
         self._shards, self._batch, self._seed = shards, batch, seed
+        self._subject_row_N = subject_row_N
         self._samples = Samples(shards, np.asarray(trials, np.int64), spec.average, seed)
         self.n = self._samples.n
         cell = -(-self.n // max(1, len(shards.manifest.trials))) if spec.shuffle_shards else 0
@@ -175,6 +179,7 @@ class Stream:
             picture_B=torch.from_numpy(row_B),
             pass_B=torch.from_numpy(pass_B),
             also=wanted,
+            subject_B=None if self._subject_row_N is None else torch.from_numpy(self._subject_row_N[trials_BR[:, 0]]),
         )
         return batch.to(self.device) if self.residency == "device" else batch
 

@@ -20,6 +20,8 @@ from eegdecode.evaluate.calibration import Calibration, calibrate
 from eegdecode.evaluate.ceiling import NoiseCeiling, noise_ceiling
 from eegdecode.evaluate.retrieval import average_repetitions
 
+Score = Callable[[NDArray[np.float32], NDArray[np.str_], NDArray[np.float32]], NDArray[np.float32]]
+"""EEG (Q, C, T), the subject of each query and targets (G, D) to scores (Q, G)."""
 LEAST_QUERIES = 20
 """Validation queries below which no temperature is fitted."""
 BIN_S = 0.05
@@ -71,7 +73,7 @@ class Part:
 def calibration_fact(
     val: Part | None,
     test: Part,
-    score: Callable[[NDArray[np.float32], NDArray[np.float32]], NDArray[np.float32]],
+    score: Score,
     *,
     test_repetitions: int,
     seed: int,
@@ -84,7 +86,7 @@ def calibration_fact(
     val
         None where no validation concept stayed out of training; `reason` then says why.
     score
-        EEG (Q, C, T) and targets (G, D) to scores (Q, G).
+        How a decoder ranks.
     test_repetitions
         Most repetitions in a query; 0: as many as both parts have.
     """
@@ -163,7 +165,7 @@ def time_bins(eeg_NCT: NDArray[Any], sfreq_hz: float, tmin_s: float) -> NDArray[
 
 def _small(
     part: Part,
-    score: Callable[[NDArray[np.float32], NDArray[np.float32]], NDArray[np.float32]],
+    score: Score,
     n_way: int,
     k: int,
     seed: int,
@@ -175,7 +177,7 @@ def _small(
     eeg_uv_QCT, picture_Q = means.eeg_uv_QCT[first_Q], means.picture_Q[first_Q]
     row = {picture: i for i, picture in enumerate(part.pictures)}
     concept = dict(zip(part.pictures, part.concepts, strict=True))
-    scores_QP = score(eeg_uv_QCT, part.target_PD)
+    scores_QP = score(eeg_uv_QCT, means.subject_Q[first_Q], part.target_PD)
     rows_Q, columns_QG, target_Q = [], [], []
     for gallery in small_galleries(part.pictures, part.concepts, n_way, seed):
         place = {picture: i for i, picture in enumerate(gallery)}

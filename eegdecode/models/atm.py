@@ -61,7 +61,7 @@ class PublishedSubjectToken(SubjectToken):
         """Return the tokens (B, M); subject_B counts from 0 here, as everywhere in this package."""
         if subject_B is not None and bool((subject_B + 1 >= self.n_subjects).any()):
             return self.shared_1M.expand(n, -1)
-        return super().forward(n, None if subject_B is None else subject_B + 1)
+        return super().forward(n, None if subject_B is None else torch.where(subject_B < 0, subject_B, subject_B + 1))
 
 
 class ChannelTransformer(nn.Module):

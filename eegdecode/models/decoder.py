@@ -85,10 +85,10 @@ class Decoder(nn.Module):
         """
         return self._encode(self.front(eeg_uv_BCT), subject_B)
 
-    def predict(self, eeg_uv_BCT: torch.Tensor) -> dict[str, torch.Tensor]:
+    def predict(self, eeg_uv_BCT: torch.Tensor, subject_B: torch.Tensor | None = None) -> dict[str, torch.Tensor]:
         """Return what is predicted by the name of the target: the embedding under "", and what every head gives."""
         eeg_BCT = self.front(eeg_uv_BCT)
-        z_BD = self._encode(eeg_BCT, None)
+        z_BD = self._encode(eeg_BCT, subject_B)
         of_heads = {name: head(eeg_BCT if isinstance(head, LinearMap) else z_BD) for name, head in self.heads.items()}
         return {"": z_BD, **of_heads}
 
@@ -163,7 +163,12 @@ def build_decoder(
 
 
 def decoder_of(
-    experiment: Experiment, n_chans: int, n_times: int, target_dim: int, heads: Mapping[str, int]
+    experiment: Experiment,
+    n_chans: int,
+    n_times: int,
+    target_dim: int,
+    heads: Mapping[str, int],
+    options: EncoderOptions,
 ) -> Decoder:
     """Return a new decoder as an experiment describes it; for the other parameters see `build_decoder`."""
     encoder, loss, targets = experiment.encoder, experiment.loss, experiment.targets
@@ -176,6 +181,7 @@ def decoder_of(
         temperature=loss.temperature,
         learn_temperature=loss.learn_temperature,
         project=targets.project,
+        options=options,
         router=targets.router,
         heads=heads,
         heads_see_eeg=encoder.start == "ridge",

@@ -7,13 +7,15 @@ training did not see.
 Shape letters: B batch, C chan, V virtual chan, T time, S subject, H harmonic, D embedding.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 import torch
 from torch import nn
+
+from eegdecode.config import Encoder
 
 _HARMONICS = 4
 _START = 3.0  # standard deviation of the attention logits before training
@@ -59,6 +61,27 @@ class EncoderOptions:
 
 PLAIN = EncoderOptions()
 """The architecture and nothing around it."""
+
+
+def options_of(
+    encoder: Encoder, subjects: Sequence[str], positions_C3: np.ndarray | None, sfreq_hz: float
+) -> EncoderOptions:
+    """Return the options that an experiment's encoder asks for.
+
+    Parameters
+    ----------
+    subjects
+        The table of subjects: those of the training trials, empty where the encoder has no layer for them.
+    positions_C3
+        As `EncoderOptions` takes them; None without virtual electrodes.
+    """
+    return EncoderOptions(encoder.subject_layer, len(subjects), encoder.virtual_chans, positions_C3, sfreq_hz)
+
+
+def subject_rows(table: Sequence[str], subjects: Iterable[object]) -> torch.Tensor | None:
+    """Return each subject's row in a table of subjects, int64, -1 for others; None where there is no table."""
+    row = {name: k for k, name in enumerate(table)}
+    return torch.tensor([row.get(str(name), -1) for name in subjects], dtype=torch.int64) if row else None
 
 
 class SubjectLinear(nn.Module):

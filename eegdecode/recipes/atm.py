@@ -19,13 +19,15 @@ def atm() -> Experiment:
     Mended: the temperature is an exponential and both sides are of unit length (published: its logarithm itself, and
     EEG as long as it comes); the slice keeps all electrodes. Chosen here: the weight decay is AdamW's default of 0.01,
     which the code leaves alone; targets come from the tower's own crop, not from a random one; the last step is kept,
-    as the paper's numbers are means over the last ten passes. Subjects have no token of their own: one model a person.
+    as the paper's numbers are means over the last ten passes. Every subject has a token, and a tenth of the trials get
+    the shared one, which is for new people (published: it is never learnt). The recipe takes one person; for the
+    paper's joint training set data.source.subjects.
     """
     return Experiment(
         recipe="atm",
         data=raw(),
         targets=Targets(tower=_CLIP, also={"text": "text(prompt=This picture is {concept}):" + _CLIP}, centre=False),
-        encoder=Encoder(name="atm", dropout=0.5, whiten="none"),
+        encoder=Encoder(name="atm", dropout=0.5, whiten="none", subject_layer="token"),
         loss=Loss(
             terms=(LossTerm(name="info_nce", weight=0.99), LossTerm(name="info_nce", target="text", weight=0.01)),
             contrastive_batch=_BATCH,
@@ -43,7 +45,8 @@ def atm_published() -> Experiment:
     """ATM-S as its code is: see `atm` for what is mended there.
 
     The logits are multiplied by ln(1/0.07) = 2.66, and the EEG side keeps its length. The scale is learnt; here its
-    logarithm is the parameter, there the scale itself: the same value and loss, other steps of the optimiser.
+    logarithm is the parameter, there the scale itself: the same value and loss, other steps of the optimiser. Its rule
+    for tokens is kept: one subject beyond the table of ten sends a whole batch to the shared one.
     """
     return atm().override(
         {

@@ -11,6 +11,7 @@ import torch
 from scipy.special import logsumexp, softmax
 
 from eegdecode.bundle import Bundle
+from eegdecode.models.options import subject_rows
 
 PLAUSIBLE_UV = (0.02, 5000.0)
 """Median absolute value of EEG in microvolt; outside it the unit is taken to be wrong."""
@@ -58,16 +59,35 @@ class Reconstructor:
                 f"(plausible: {low:g} to {high:g}). Volts are to be multiplied by 1e6."
             )
 
-    def embed(self, eeg_uv_NCT: np.ndarray, sfreq_hz: float | None = None) -> np.ndarray:
+    def embed(
+        self, eeg_uv_NCT: np.ndarray, sfreq_hz: float | None = None, subject: str | Sequence[str] | None = None
+    ) -> np.ndarray:
         """Return the decoder's embeddings, float32 (N, D), not normalised.
+
+        Parameters
+        ----------
+        subject
+            Whose trials they are, one name for all or one a trial, as `bundle.fact.subjects` spells them. One that
+            training did not see, or None, gets what the decoder has for new people; so does everybody where it has
+            nothing for each.
 
         Raises
         ------
         ValueError
-            EEG that `check` refuses.
+            EEG that `check` refuses, or another number of subjects than trials.
         """
         self.check(eeg_uv_NCT, sfreq_hz)
-        return _one_by_one(eeg_uv_NCT, self._embed_one, len(self._weight_ED))
+        names = [subject or ""] * len(eeg_uv_NCT) if isinstance(subject, str | None) else [str(s) for s in subject]
+        if len(names) != len(eeg_uv_NCT):
+            raise ValueError(
+                f"subject must be one name, or one for each of {len(eeg_uv_NCT)} trials, got {len(names)}."
+            )
+        row_N = subject_rows(self.bundle.fact.subjects, names)
+        embedded = [
+            self._embed_one(eeg_uv_NCT[n : n + 1], None if row_N is None else row_N[n : n + 1])
+            for n in range(len(eeg_uv_NCT))
+        ]
+        return np.concatenate([np.zeros((0, len(self._weight_ED)), np.float32), *embedded])
 
     def top_concepts(self, z_ND: np.ndarray, k: int = 5) -> list[list[tuple[str, float]]]:
         """Return per trial the k concepts whose nearest gallery picture has the largest cosine, with that cosine."""
@@ -86,29 +106,35 @@ class Reconstructor:
         """Concepts of the gallery, sorted; the columns of `predict_proba`."""
         return np.unique(self.bundle.gallery.concepts)
 
-    def predict(self, eeg_uv_NCT: np.ndarray, sfreq_hz: float | None = None) -> np.ndarray:
-        """Return the concept of each trial, as scikit-learn's classifiers do.
+    def predict(
+        self, eeg_uv_NCT: np.ndarray, sfreq_hz: float | None = None, subject: str | Sequence[str] | None = None
+    ) -> np.ndarray:
+        """Return the concept of each trial, as scikit-learn's classifiers do; parameters as in `embed`.
 
         Raises
         ------
         ValueError
             EEG that `check` refuses.
         """
-        named: np.ndarray = self.classes_[self._log_odds(self.embed(eeg_uv_NCT, sfreq_hz)).argmax(axis=1)]
+        named: np.ndarray = self.classes_[self._log_odds(self.embed(eeg_uv_NCT, sfreq_hz, subject)).argmax(axis=1)]
         return named
 
-    def predict_proba(self, eeg_uv_NCT: np.ndarray, sfreq_hz: float | None = None) -> np.ndarray:
+    def predict_proba(
+        self, eeg_uv_NCT: np.ndarray, sfreq_hz: float | None = None, subject: str | Sequence[str] | None = None
+    ) -> np.ndarray:
         """Return probabilities of `classes_`, float64 (N, K): the loss's own softmax over the gallery's pictures.
 
-        How far they can be believed is measured by calibration, not promised here.
+        How far they can be believed is measured by calibration, not promised here. Parameters as in `embed`.
         """
-        log_odds_NK = self._log_odds(self.embed(eeg_uv_NCT, sfreq_hz))
+        log_odds_NK = self._log_odds(self.embed(eeg_uv_NCT, sfreq_hz, subject))
         probability_NK: np.ndarray = softmax(log_odds_NK, axis=1)
         return probability_NK
 
-    def score(self, eeg_uv_NCT: np.ndarray, concept_N: Sequence[str]) -> float:
+    def score(
+        self, eeg_uv_NCT: np.ndarray, concept_N: Sequence[str], subject: str | Sequence[str] | None = None
+    ) -> float:
         """Return the share of trials whose concept is named; its chance is one over the number of `classes_`."""
-        return float(np.mean(self.predict(eeg_uv_NCT) == np.asarray(concept_N)))
+        return float(np.mean(self.predict(eeg_uv_NCT, subject=subject) == np.asarray(concept_N)))
 
     def _log_odds(self, z_ND: np.ndarray) -> np.ndarray:
         """Return log odds of the concepts: those of a concept's pictures added up."""
@@ -142,8 +168,9 @@ class Reconstructor:
         return self.bundle.drawer.draw(condition_ND, seed)
 
     @torch.inference_mode()
-    def _embed_one(self, eeg_uv_1CT: np.ndarray) -> np.ndarray:
-        z_1D: torch.Tensor = self._decoder(torch.tensor(eeg_uv_1CT, device=self._device))
+    def _embed_one(self, eeg_uv_1CT: np.ndarray, row_1: torch.Tensor | None) -> np.ndarray:
+        row_1 = None if row_1 is None else row_1.to(self._device)
+        z_1D: torch.Tensor = self._decoder(torch.tensor(eeg_uv_1CT, device=self._device), row_1)
         return z_1D.float().cpu().numpy()
 
     def _bridge_one(self, z_1D: np.ndarray) -> np.ndarray:

@@ -15,7 +15,15 @@ from fastapi.responses import JSONResponse
 from fastapi.security import HTTPBearer
 from PIL import Image
 
-from eegdecode.runtime.intake import ModelFact, RequestError, check_rate, check_token, parse_seed, parse_trials
+from eegdecode.runtime.intake import (
+    ModelFact,
+    RequestError,
+    check_rate,
+    check_token,
+    known_subject,
+    parse_seed,
+    parse_trials,
+)
 
 CONTENT_TYPES = ("application/x-npy", "application/octet-stream")
 _SAYS_NOTHING = ("", "*/*")
@@ -50,7 +58,7 @@ def make_api(
     token_hashes: Sequence[str],
     max_body_bytes: int,
     max_trials: int,
-    reconstruct: Callable[[np.ndarray, int], Awaitable[Drawn]],
+    reconstruct: Callable[[np.ndarray, int, str | None], Awaitable[Drawn]],
 ) -> FastAPI:
     """Return the application.
 
@@ -59,7 +67,8 @@ def make_api(
     token_hashes
         sha256 hex digests of the tokens that may ask.
     reconstruct
-        Takes float32 (trials, chans, times) in microvolt and a seed. May raise `BusyError`.
+        Takes float32 (trials, chans, times) in microvolt, a seed, and the subject, None for one the model does not
+        know. May raise `BusyError`.
 
     Raises
     ------
@@ -111,11 +120,12 @@ def make_api(
         check_token(request.headers.get("authorization"), token_hashes)
         check_rate(_stated(request, "sfreq_hz"), fact)
         seed = parse_seed(_stated(request, "seed"))
+        subject = known_subject(_stated(request, "subject"), fact)
         _check_content_type(request.headers.get("content-type", ""))
         body = await read_body(request, max_body_bytes)
         eeg_uv_NCT = await run_in_threadpool(parse_trials, body, fact, max_trials)
-        drawn = await reconstruct(eeg_uv_NCT, seed)
-        return JSONResponse(await run_in_threadpool(_answer, drawn, fact, seed))
+        drawn = await reconstruct(eeg_uv_NCT, seed, subject)
+        return JSONResponse(await run_in_threadpool(_answer, drawn, fact, seed, subject))
 
     return app
 
@@ -153,13 +163,14 @@ def _check_content_type(content_type: str) -> None:
         )
 
 
-def _answer(drawn: Drawn, fact: ModelFact, seed: int) -> dict[str, object]:
+def _answer(drawn: Drawn, fact: ModelFact, seed: int, subject: str | None) -> dict[str, object]:
     pictures = [None] * len(drawn.concepts) if drawn.pictures_NHW3 is None else [_png(p) for p in drawn.pictures_NHW3]
     trials = [
         {"picture_png": picture, "concepts": [{"concept": name, "score": score} for name, score in concepts]}
         for picture, concepts in zip(pictures, drawn.concepts, strict=True)
     ]
-    return {"bundle": fact.digest, "recipe": fact.recipe, "fold": fact.fold, "seed": seed, "trials": trials}
+    asked = {"seed": seed, "subject": subject}
+    return {"bundle": fact.digest, "recipe": fact.recipe, "fold": fact.fold, **asked, "trials": trials}
 
 
 def _png(picture_HW3: np.ndarray) -> str:
@@ -190,6 +201,13 @@ def _documented(fact: ModelFact, max_trials: int) -> dict[str, object]:
                 "description": f"Rate of the trials; must be {fact.sfreq_hz:g}.",
             },
             {"name": "seed", "in": "query", "schema": {"type": "integer", "default": 0, "minimum": 0}},
+            {
+                "name": "subject",
+                "in": "query",
+                "schema": {"type": "string"},
+                "description": "Whose trials they are: one of the subjects of /v1/models; anybody else is decoded as "
+                "a person that training did not see, and the answer's subject is null.",
+            },
         ],
         "requestBody": {
             "required": True,

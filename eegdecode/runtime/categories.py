@@ -25,6 +25,7 @@ from eegdecode.evaluate.category_decisions import DivisionDecisions, division_de
 from eegdecode.evaluate.contrast import ClassScore, ContrastScore, class_report, contrast_report
 from eegdecode.evaluate.retrieval import score_matrix
 from eegdecode.evaluate.statistics import permuted_labels
+from eegdecode.models.options import subject_rows
 from eegdecode.runtime import places
 from eegdecode.runtime.category_baselines import LDA, TwoCategories, contrast_baselines
 from eegdecode.runtime.progress import gather
@@ -90,7 +91,10 @@ def _decide(experiment: Experiment, shards: ShardSet, folds: Sequence[Fold]) -> 
     by = folds[0].by
     assert by != "subject_concept"  # new concepts are ranked, see evaluate
     tested = [open_tested(experiment, shards, fold) for fold in folds]
-    parts = [candidate_scores(t.bundle, t.reconstructor.embed(t.eeg_uv_NCT)) for t in tested]
+    parts = [
+        candidate_scores(t.bundle, t.reconstructor.embed(t.eeg_uv_NCT, subject=t.table["subject"].tolist()))
+        for t in tested
+    ]
     galleries = {t.bundle.gallery.pictures for t in tested}
     if len(galleries) != 1:
         raise ValueError("every fold must rank the same candidates: a category is missing from the test part of one.")
@@ -292,8 +296,9 @@ def _refitted_scores(
         )
         decoder = run.task.decoder.eval()
         test_N = test_trials(shards, fold)
+        row_N = subject_rows(run.subjects, shards.table["subject"].iloc[test_N])
         with torch.no_grad():
-            z_ND = decoder(torch.from_numpy(shards.gather(test_N)).float()).numpy()
+            z_ND = decoder(torch.from_numpy(shards.gather(test_N)).float(), row_N).numpy()
         cosine_NG = score_matrix(z_ND, embedded_targets(decoder, candidate_GD), changed.loss.normalise)
         scores_NG[test_N] = float(torch.exp(decoder.logit_scale.detach())) * cosine_NG
         fold_N[test_N] = fold.name

@@ -31,8 +31,11 @@ def certainty(
     )
     test = Part(eeg_uv_NCT, picture_N, subject_N, gallery.pictures, gallery.concepts, gallery.target_PD)
 
-    def score(eeg_uv_QCT: NDArray[np.float32], target_PD: NDArray[np.float32]) -> NDArray[np.float32]:
-        return score_matrix(tested.reconstructor.embed(eeg_uv_QCT), target_PD, experiment.loss.normalise)
+    def score(
+        eeg_uv_QCT: NDArray[np.float32], subject_Q: NDArray[np.str_], target_PD: NDArray[np.float32]
+    ) -> NDArray[np.float32]:
+        z_QD = tested.reconstructor.embed(eeg_uv_QCT, subject=subject_Q.tolist())
+        return score_matrix(z_QD, target_PD, experiment.loss.normalise)
 
     val, reason = _validation(experiment, shards, tested)
     return {

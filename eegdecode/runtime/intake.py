@@ -84,6 +84,8 @@ class ModelFact:
     unit: str = "uV"
     """Of the trials: `uV`, or what the shard set's preparation made of it (`whitened`, `scaled`), which is then the
     sender's to do."""
+    subjects: tuple[str, ...] = ()
+    """Those for whom the decoder has learnt something of their own."""
 
     def public(self) -> dict[str, object]:
         """Return what `GET /v1/models` tells; the bundle's address stays inside."""
@@ -121,6 +123,11 @@ def parse_seed(seed: str | None) -> int:
     if not (text.isascii() and text.isdigit() and len(text) <= 10 and int(text) < 2**31):
         raise RequestError(422, "Wrong seed", f"seed is {text[:40]!r}.", "seed as an integer from 0 to 2147483647.")
     return int(text)
+
+
+def known_subject(subject: str | None, fact: ModelFact) -> str | None:
+    """Return whose trials a request says they are, if the model has learnt something of their own; None for others."""
+    return subject if subject in fact.subjects else None
 
 
 def parse_trials(body: bytes, fact: ModelFact, max_trials: int) -> np.ndarray:

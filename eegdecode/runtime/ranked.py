@@ -92,7 +92,8 @@ class Ranked:
             repetitions,
             experiment.protocol.seed,
         )
-        z_QD, normalise = tested.reconstructor.embed(averaged.eeg_uv_QCT), experiment.loss.normalise
+        z_QD = tested.reconstructor.embed(averaged.eeg_uv_QCT, subject=averaged.subject_Q.tolist())
+        normalise = experiment.loss.normalise
         concept_Q = np.array([self._concept[p] for p in averaged.picture_Q])
         if experiment.protocol.gallery == "concept":
             labels, scores_QG = centre_scores(

@@ -1,6 +1,7 @@
 """Bundles and averaged test trials to drawn pictures, between anchors, with scores and a contact sheet."""
 
 import io
+import json
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,6 +36,7 @@ class _Drawn:
 
     picture_row_Q: NDArray[np.int64]
     eeg_uv_QCT: NDArray[np.float32]
+    subjects: list[str]
     images: dict[str, Images]
     """`eeg` and the anchors `oracle`, `random`, `mean`, `nearest`; (Q, px, px, 3) each."""
 
@@ -94,7 +96,8 @@ def _draw(experiment: Experiment, shards: ShardSet, fold_name: str) -> _Drawn:
     row_of = {picture: row for row, picture in enumerate(shards.picture_ids)}
     rows = np.array([row_of[picture] for picture in averaged.picture_Q], np.int64)
     reconstructor, seed = tested.reconstructor, experiment.drawer.seed
-    condition_QD = reconstructor.condition(reconstructor.embed(averaged.eeg_uv_QCT))
+    z_QD = reconstructor.embed(averaged.eeg_uv_QCT, subject=averaged.subject_Q.tolist())
+    condition_QD = reconstructor.condition(z_QD)
     train_rows = drawn_rows(shards, shards.folds)
     anchors = anchor_conditions(shards.target_PD[rows], shards.target_PD[train_rows], seed, condition_QD)
     # Every picture starts from the same noise, so that what differs comes from the condition, and a picture served
@@ -109,7 +112,7 @@ def _draw(experiment: Experiment, shards: ShardSet, fold_name: str) -> _Drawn:
     drawn["mean"] = np.repeat(mean, len(rows), axis=0)
     nearest = train_rows[anchors["nearest"]]
     drawn["nearest"] = resized(_stacked(shards.picture_images(nearest)), experiment.drawer.px)
-    return _Drawn(rows, averaged.eeg_uv_QCT, drawn)
+    return _Drawn(rows, averaged.eeg_uv_QCT, averaged.subject_Q.tolist(), drawn)
 
 
 def _score(
@@ -185,11 +188,12 @@ def _drawer_curve(experiment: Experiment) -> plots.Curve:
 
 
 def _keep(experiment: Experiment, drawn: _Drawn) -> None:
-    """Keep inputs and drawings of a fold."""
+    """Keep inputs, whose they are, and drawings of a fold."""
     folder = storage.join(places.report(experiment), "drawings")
     buffer = io.BytesIO()
     np.save(buffer, drawn.eeg_uv_QCT.astype(np.float32))
     storage.write_bytes(storage.join(folder, "eeg_uv.npy"), buffer.getvalue())
+    storage.write_bytes(storage.join(folder, "subjects.json"), json.dumps(drawn.subjects).encode())
     for number, image in enumerate(drawn.images["eeg"]):
         buffer = io.BytesIO()
         Image.fromarray(image).save(buffer, format="PNG")

@@ -58,7 +58,7 @@ class ServedModel(Protocol):
     def fact(self) -> ModelFact:
         """What it is and takes."""
 
-    def reconstruct(self, eeg_uv_NCT: np.ndarray, seed: int) -> Drawn:
+    def reconstruct(self, eeg_uv_NCT: np.ndarray, seed: int, subject: str | None) -> Drawn:
         """Return pictures and concepts of trials."""
 
 
@@ -88,11 +88,12 @@ class BundleModel:
             draws=loaded.drawer is not None,
             plausible_uv=PLAUSIBLE_UV,
             unit=loaded.fact.unit,
+            subjects=loaded.fact.subjects,
         )
 
-    def reconstruct(self, eeg_uv_NCT: np.ndarray, seed: int) -> Drawn:
+    def reconstruct(self, eeg_uv_NCT: np.ndarray, seed: int, subject: str | None) -> Drawn:
         """Return pictures and concepts of trials."""
-        z_ND = self._reconstructor.embed(eeg_uv_NCT)
+        z_ND = self._reconstructor.embed(eeg_uv_NCT, subject=subject)
         pictures = self._reconstructor.draw(z_ND, seed) if self.fact.draws else None
         return Drawn(pictures, self._reconstructor.top_concepts(z_ND, self._k))
 
@@ -107,9 +108,9 @@ class Model:
         """Return what is served."""
         return self._model.fact
 
-    async def reconstruct(self, eeg_uv_NCT: np.ndarray, seed: int) -> Drawn:
+    async def reconstruct(self, eeg_uv_NCT: np.ndarray, seed: int, subject: str | None) -> Drawn:
         """Return pictures and concepts of one request."""
-        return await asyncio.to_thread(self._model.reconstruct, eeg_uv_NCT, seed)
+        return await asyncio.to_thread(self._model.reconstruct, eeg_uv_NCT, seed, subject)
 
 
 @serve.ingress()
@@ -126,9 +127,9 @@ class Api:
             fact, self._token_hashes, self._options.max_body_bytes, self._options.max_trials, self._reconstruct
         )
 
-    async def _reconstruct(self, eeg_uv_NCT: np.ndarray, seed: int) -> Drawn:
+    async def _reconstruct(self, eeg_uv_NCT: np.ndarray, seed: int, subject: str | None) -> Drawn:
         try:
-            drawn: Drawn = await self._model.reconstruct.remote(eeg_uv_NCT, seed)
+            drawn: Drawn = await self._model.reconstruct.remote(eeg_uv_NCT, seed, subject)
         except BackPressureError as full:
             raise BusyError(RETRY_AFTER_S) from full
         return drawn

@@ -2,6 +2,7 @@
 
 import base64
 import io
+import json
 import secrets
 import time
 
@@ -32,6 +33,7 @@ def try_served(experiment: Experiment, cluster: ClusterAddress) -> ServingFact:
     manifest = read_manifest(places.shards(experiment))
     folder = storage.join(places.report(experiment), "drawings")
     eeg_uv_QCT = np.load(io.BytesIO(storage.read_bytes(storage.join(folder, "eeg_uv.npy"))), allow_pickle=False)
+    subjects = json.loads(storage.read_bytes(storage.join(folder, "subjects.json")))
     token = secrets.token_urlsafe(32)
     app = serve.build_app(served_bundle(experiment), [serve.token_hash(token)])
     milliseconds, errors, equal = [], 0, True
@@ -41,13 +43,18 @@ def try_served(experiment: Experiment, cluster: ClusterAddress) -> ServingFact:
     ):
         progress = Progress("serve: ask", REQUESTS, "requests")
         for start in _starts(len(eeg_uv_QCT)):
-            rows = range(start, min(start + TRIALS_PER_REQUEST, len(eeg_uv_QCT)))
+            wanted = range(start, min(start + TRIALS_PER_REQUEST, len(eeg_uv_QCT)))
+            rows = [row for row in wanted if subjects[row] == subjects[start]]  # a request is of one person
             body = io.BytesIO()
-            np.save(body, eeg_uv_QCT[rows.start : rows.stop])
+            np.save(body, eeg_uv_QCT[rows])
             began = time.monotonic()
             answer = client.post(
                 "/v1/reconstructions",
-                params={"sfreq_hz": manifest.sfreq_hz, "seed": experiment.drawer.seed},
+                params={
+                    "sfreq_hz": manifest.sfreq_hz,
+                    "seed": experiment.drawer.seed,
+                    "subject": subjects[start],
+                },
                 content=body.getvalue(),
                 headers={"Content-Type": "application/x-npy"},
             )

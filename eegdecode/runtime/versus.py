@@ -20,6 +20,7 @@ from eegdecode.evaluate.baselines import lda_contrast
 from eegdecode.evaluate.contrast import ContrastScore, contrast_report
 from eegdecode.evaluate.covariance_baselines import RIEMANN, riemann_contrast
 from eegdecode.evaluate.statistics import PairedTest, paired_tests
+from eegdecode.models.options import subject_rows
 from eegdecode.recipes import RECIPES
 from eegdecode.recipes.muse import ON_MUSE, on_muse
 from eegdecode.runtime import places
@@ -143,8 +144,9 @@ def decisions(experiment: Experiment, shards: ShardSet, by: Division) -> NDArray
             bundle.save(folder, made)
             made = bundle.load(folder)
         test_N = test_trials(shards, fold)
+        row_N = subject_rows(made.fact.subjects, shards.table["subject"].iloc[test_N])
         with torch.no_grad():
-            z_ND = made.decoder.eval()(torch.from_numpy(shards.gather(test_N)).float()).numpy()
+            z_ND = made.decoder.eval()(torch.from_numpy(shards.gather(test_N)).float(), row_N).numpy()
         decision_N[test_N] = log_odds(candidate_scores(made, z_ND), made.gallery.concepts, labels)
     return decision_N
 

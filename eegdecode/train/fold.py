@@ -5,7 +5,7 @@ Shape letters: N trial, Q query, C chan, T time, D embedding, K concept, P pictu
 
 from collections.abc import Callable, Generator, Mapping
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -15,11 +15,12 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.nn import functional
 
-from eegdecode import metrics
+from eegdecode import hub, metrics
 from eegdecode.batch import Fold, TrialBatch
 from eegdecode.bundle import Bundle, BundleFact, Gallery
 from eegdecode.config import CONCEPT, Experiment
 from eegdecode.data.augment import augment
+from eegdecode.data.electrodes import positions_of
 from eegdecode.data.shardset import ShardSet, Untested
 from eegdecode.data.splits import TEST, VAL, group_of
 from eegdecode.data.stream import Stream
@@ -27,10 +28,12 @@ from eegdecode.data.whiten import fit_front
 from eegdecode.diffusion.drawer import Drawer
 from eegdecode.models.decoder import Decoder, decoder_of
 from eegdecode.models.linear import LinearMap
+from eegdecode.models.options import options_of, subject_rows
 from eegdecode.models.riemann import CovarianceTangent
 from eegdecode.train.closed_form import canonical, ridge_loo
 from eegdecode.train.engine import device_of
 from eegdecode.train.levels import BlurLevels
+from eegdecode.train.pretrained import start_pretrained
 from eegdecode.train.ridge import first_pass, start_ridge
 from eegdecode.train.task import DecodingTask
 
@@ -52,6 +55,10 @@ class FoldRun:
     validation: "Validation | None"
     n_train: int
     n_val: int
+    subjects: tuple[str, ...] = ()
+    """The decoder's table of subjects, those of the training trials; empty where its encoder has none."""
+    positions_C3: NDArray[np.float64] | None = None
+    """Of the electrodes, for an encoder behind virtual ones."""
 
 
 @dataclass(frozen=True)
@@ -64,18 +71,22 @@ class Validation:
         Mean over the repetitions of a picture in a subject (or run).
     target_PD, right_Q
         Candidates, and the row of each query's own.
+    subject_Q
+        Row of each query's subject in the decoder's table; None where it has none.
     """
 
     eeg_uv_QCT: torch.Tensor
     target_PD: torch.Tensor
     right_Q: NDArray[np.int64]
+    subject_Q: torch.Tensor | None = None
 
     def __call__(self, task: nn.Module) -> Scores:
         """Return `val_score` (mean average precision) and `val_top1`."""
         decoder = task.decoder
         assert isinstance(decoder, Decoder)
         device = decoder.target_centre_D.device
-        z_QD = functional.normalize(decoder(self.eeg_uv_QCT.to(device)), dim=1)
+        subject_Q = None if self.subject_Q is None else self.subject_Q.to(device)
+        z_QD = functional.normalize(decoder(self.eeg_uv_QCT.to(device), subject_Q), dim=1)
         candidate_PD = functional.normalize(decoder.embed_target(self.target_PD.to(device)), dim=1)
         scores_QP = (z_QD @ candidate_PD.T).float().cpu().numpy()
         relevant_QP = np.arange(len(self.target_PD))[None] == self.right_Q[:, None]
@@ -106,12 +117,14 @@ def build_fold(
     told
         Picture row that every trial of the set is said to have shown, for the null: nothing here then sees another.
     start
-        Whether `encoder.start`, and what is fixed in an encoder, is fitted; not where fitted weights are loaded.
+        Whether `encoder.start` and `encoder.pretrained` are followed, and what is fixed in an encoder is fitted; not
+        where fitted weights are loaded.
 
     Raises
     ------
     ValueError
-        A picture or concept of the test part in another, targets that losses or towers do not fit.
+        A picture or concept of the test part in another, targets that losses or towers do not fit, electrodes without a
+        place, or pretrained weights that know more than the fold may.
     """
     shards.check_apart(fold)
     keep_last = experiment.protocol.selection == "last"
@@ -123,6 +136,8 @@ def build_fold(
     row_N = shards.picture_row if told is None else np.asarray(told, np.int64)
     train_rows = np.unique(row_N[train_N])
     concepts, concept_P = _concepts(shards, train_rows)
+    subjects = _subjects(shards, train_N) if experiment.encoder.subject_layer != "none" else ()
+    positions_C3 = positions_of(facts.channels) if experiment.encoder.virtual_chans else None
     torch.manual_seed(experiment.schedule.seed)  # first weights belong to the science of a run
     decoder = decoder_of(
         experiment,
@@ -130,6 +145,7 @@ def build_fold(
         facts.n_times,
         shards.target.manifest.target.dim,
         _heads(experiment, shards, len(concepts)),
+        options_of(experiment.encoder, subjects, positions_C3, facts.sfreq_hz),
     )
     if experiment.encoder.whiten != "none":
         decoder.set_front(*fit_front(shards.gather(_some(experiment, train_N)), experiment.encoder.whiten))
@@ -137,6 +153,10 @@ def build_fold(
         decoder.target_centre_D.copy_(torch.from_numpy(shards.target_PD[train_rows].mean(axis=0, dtype=np.float64)))
     if isinstance(decoder.encoder, CovarianceTangent) and start:
         _fit_features(decoder, decoder.encoder, shards, _some(experiment, train_N), row_N)
+
+    if start and experiment.encoder.pretrained:
+        start_pretrained(decoder.encoder, hub.load(experiment.encoder.pretrained), experiment, shards, fold)
+    subject_row_N = _subject_row_N(shards, subjects)
 
     def opened(part: Literal["train", "val"], rank: int, world: int) -> "Stream | Relabelled":
         stream = Stream(
@@ -149,6 +169,7 @@ def build_fold(
             experiment.stream,
             experiment.compute.residency,
             device_of(experiment.compute),
+            subject_row_N,
         )
         return stream if told is None else Relabelled(stream, row_N, shards)
 
@@ -171,9 +192,11 @@ def build_fold(
             _augmentation(experiment, facts.sfreq_hz),
         ),
         stream=stream,
-        validation=_validation(shards, fold, val_N) if len(val_N) else None,
+        validation=_validation(shards, fold, val_N, subjects) if len(val_N) else None,
         n_train=len(train_N),
         n_val=len(val_N),
+        subjects=subjects,
+        positions_C3=positions_C3,
     )
 
 
@@ -187,6 +210,19 @@ def _concepts(shards: ShardSet, rows: NDArray[np.int64]) -> tuple[tuple[str, ...
     names = tuple(sorted({known[row] for row in rows.tolist()}))
     place = {name: k for k, name in enumerate(names)}
     return names, np.array([place.get(name, -1) for name in known], np.int64)
+
+
+def _subjects(shards: ShardSet, trials_N: Untested) -> tuple[str, ...]:
+    """Return the subjects of trials, sorted."""
+    subject_N = shards.columns(["subject"])["subject"].cat
+    return tuple(sorted(subject_N.categories[np.unique(subject_N.codes.to_numpy()[trials_N])].astype(str)))
+
+
+def _subject_row_N(shards: ShardSet, subjects: tuple[str, ...]) -> NDArray[np.int64] | None:
+    """Return the row of every trial's subject in a table of subjects, -1 for others; None where there is no table."""
+    subject_N = shards.columns(["subject"])["subject"]
+    rows = subject_rows(subjects, subject_N.cat.categories)
+    return None if rows is None else rows.numpy()[subject_N.cat.codes.to_numpy()]
 
 
 def _heads(experiment: Experiment, shards: ShardSet, n_concepts: int) -> dict[str, int]:
@@ -266,8 +302,11 @@ def make_bundle(
     """Return the bundle of a fitted fold: its decoder, the bridge to the target's space, and the gallery it ranks."""
     facts = shards.manifest
     decoder = run.task.decoder.cpu().eval()
-    eeg_uv_QCT, rows_Q = _averaged(shards, run.fold, shards.trials_of(run.fold, "val" if run.n_val else "train"))
-    weight_DD, bias_D = _bridge(decoder, eeg_uv_QCT, shards.target_PD[rows_Q])
+    part: Literal["train", "val"] = "val" if run.n_val else "train"
+    eeg_uv_QCT, rows_Q, subject_Q = _averaged(shards, run.fold, shards.trials_of(run.fold, part))
+    with torch.no_grad():
+        z_QD = functional.normalize(decoder(torch.from_numpy(eeg_uv_QCT), subject_rows(run.subjects, subject_Q)), dim=1)
+    weight_DD, bias_D = _bridge(z_QD.numpy(), shards.target_PD[rows_Q])
     # The pictures of the test part by id: which candidates there are is protocol, not something learnt.
     shown = _gallery_rows(shards, run.fold)
     return Bundle(
@@ -283,6 +322,9 @@ def make_bundle(
             unit=facts.unit,
             target=shards.target.manifest.target,
             heads={name: _length(head) for name, head in decoder.heads.items()},
+            subjects=run.subjects,
+            concepts={part: _concepts_of(shards, run.fold, part) for part in ("train", "val")},
+            positions=() if run.positions_C3 is None else tuple(map(tuple, run.positions_C3.tolist())),
             step=step,
             val_score=val_score,
         ),
@@ -296,6 +338,11 @@ def make_bundle(
         ),
         drawer=drawer,
     )
+
+
+def _concepts_of(shards: ShardSet, fold: Fold, part: Literal["train", "val"]) -> tuple[str, ...]:
+    rows = np.unique(shards.picture_row[shards.trials_of(fold, part)])
+    return tuple(sorted({shards.picture_concepts[row] for row in rows.tolist()}))
 
 
 def _length(head: nn.Module) -> int:
@@ -350,14 +397,21 @@ def embedded_targets(decoder: Decoder, target_PD: NDArray[np.float32]) -> NDArra
     return embedded
 
 
-def _validation(shards: ShardSet, fold: Fold, trials_N: Untested) -> Validation:
-    eeg_uv_QCT, rows_Q = _averaged(shards, fold, trials_N)
+def _validation(shards: ShardSet, fold: Fold, trials_N: Untested, subjects: tuple[str, ...]) -> Validation:
+    eeg_uv_QCT, rows_Q, subject_Q = _averaged(shards, fold, trials_N)
     rows, right_Q = np.unique(rows_Q, return_inverse=True)
-    return Validation(torch.from_numpy(eeg_uv_QCT), torch.from_numpy(shards.target_PD[rows]), right_Q.astype(np.int64))
+    return Validation(
+        torch.from_numpy(eeg_uv_QCT),
+        torch.from_numpy(shards.target_PD[rows]),
+        right_Q.astype(np.int64),
+        subject_rows(subjects, subject_Q),
+    )
 
 
-def _averaged(shards: ShardSet, fold: Fold, trials_N: Untested) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """Return EEG averaged over a picture's repetitions in one subject (one run where runs are split), and its row.
+def _averaged(
+    shards: ShardSet, fold: Fold, trials_N: Untested
+) -> tuple[NDArray[np.float32], NDArray[np.int64], list[str]]:
+    """Return EEG averaged over a picture's repetitions in one subject (one run where runs are split), row and subject.
 
     Raises
     ------
@@ -373,23 +427,22 @@ def _averaged(shards: ShardSet, fold: Fold, trials_N: Untested) -> tuple[NDArray
     table = shards.table.iloc[trials_N]
     new = fold.by in _NEW
     who = table["subject"].astype(str) if new else pd.Series(group_of(table, "run"), table.index)
-    means, rows = [], []
+    means, rows, subjects = [], [], []
     for _, members in table.groupby([who, "picture_row"]):
         means.append(shards.gather(members.index.to_numpy(np.int64)).mean(axis=0, dtype=np.float32))
         rows.append(int(members["picture_row"].iloc[0]))
-    return np.stack(means), np.array(rows, np.int64)
+        subjects.append(str(members["subject"].iloc[0]))
+    return np.stack(means), np.array(rows, np.int64), subjects
 
 
 def _bridge(
-    decoder: Decoder, eeg_uv_QCT: NDArray[np.float32], target_QD: NDArray[np.float32]
+    z_QD: NDArray[np.float32], target_QD: NDArray[np.float32]
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Fit unit-norm embedding -> target by ridge, then restore the spread that shrinkage took.
 
     The gain is one number for all dimensions, from the rows the map was fitted on: an inductive form of the output
     scaling of Perceptogram (Fei et al. 2024), which takes it from the test predictions.
     """
-    with torch.no_grad():
-        z_QD = functional.normalize(decoder(torch.from_numpy(eeg_uv_QCT)), dim=1).numpy()
     fit = ridge_loo(z_QD, target_QD)
     mean_D = target_QD.mean(axis=0, dtype=np.float64)
     spread = np.sqrt(np.mean((z_QD @ fit.weight_DE + fit.bias_E - mean_D) ** 2))
@@ -432,5 +485,5 @@ class Relabelled:
             for batch in batches:
                 row_B = self._row_N[batch.trial_B.cpu()]
                 also = {name: target_PD[row_B] for name, target_PD in self._target_PD.items()}
-                told = TrialBatch(batch.eeg_uv_BCT, also.pop(""), batch.trial_B, row_B, batch.pass_B, also)
+                told = replace(batch, target_BD=also.pop(""), picture_B=row_B, also=also)
                 yield told.to(batch.eeg_uv_BCT.device)

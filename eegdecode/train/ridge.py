@@ -38,17 +38,10 @@ def first_pass(stream: TrialStream) -> Iterator[TrialBatch]:
     """Yield this rank's samples of the first pass: those of all ranks together are every sample once."""
     with closing(stream.starting_at(0)) as batches:
         for batch in batches:
-            first = (batch.pass_B == 0).to(batch.eeg_uv_BCT.device)
-            if not first.any():
+            first_B = batch.pass_B == 0
+            if not first_B.any():
                 return
-            yield TrialBatch(
-                batch.eeg_uv_BCT[first],
-                batch.target_BD[first],
-                batch.trial_B[first],
-                batch.picture_B[first],
-                batch.pass_B[first],
-                {name: target[first] for name, target in batch.also.items()},
-            )
+            yield batch.where(first_B)
 
 
 def start_ridge(

@@ -59,7 +59,7 @@ class DecodingTask(nn.Module):
     def forward(self, batch: TrialBatch) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """Return the loss over the batch of all ranks, and what is logged: loss, its terms, temperature and top1."""
         eeg_uv_BCT = self._changed(batch) if self._changed and self.training else batch.eeg_uv_BCT
-        predicted = self.decoder.predict(eeg_uv_BCT)
+        predicted = self.decoder.predict(eeg_uv_BCT, batch.subject_B)
         names = dict.fromkeys(["", *(term.target for term in self.loss.terms)])
         sides = {name: self._sides(name, predicted, batch) for name in names}
         main, scale = sides[""], self.decoder.logit_scale

@@ -24,13 +24,14 @@ from eegdecode.config import Epochs, Experiment, SyntheticData
 from eegdecode.data.shardset import ShardSet, open_shards, test_trials
 from eegdecode.evaluate.ideal_observer import ideal_scores
 from eegdecode.evaluate.retrieval import average_repetitions, retrieval_report, score_matrix
+from eegdecode.models.options import subject_rows
 from eegdecode.recipes import RECIPES
 from eegdecode.runtime import places
 from eegdecode.targets import open_tower
 from eegdecode.targets.spec import parse
 from eegdecode.targets.words import WORD_DIM
 from eegdecode.train.engine import build_engine
-from eegdecode.train.fold import build_fold, embedded_targets
+from eegdecode.train.fold import FoldRun, build_fold, embedded_targets
 from eegdecode.train.loop import fit
 from tests.writers.synthetic_set import SyntheticSet
 
@@ -105,7 +106,7 @@ def scored(name: str, made: SyntheticSet, source: SyntheticData, epochs: Epochs,
         engine = build_engine(run.task, experiment.schedule, experiment.compute, experiment.loss.contrastive_batch)
         fit(engine, run.stream, experiment.schedule, validate=run.validation)
     seconds = time.perf_counter() - began
-    score = retrieval(experiment, shards, run.task.decoder.cpu().eval())
+    score = retrieval(experiment, shards, run)
     return {
         "bench": f"recipes.{name}" + (".photographs" if source.pictures == "folder" else ""),
         "ratio": round(score.top1 / ideal_top1, 3),
@@ -119,7 +120,8 @@ def scored(name: str, made: SyntheticSet, source: SyntheticData, epochs: Epochs,
     }
 
 
-def retrieval(experiment: Experiment, shards: ShardSet, decoder: Any) -> Any:
+def retrieval(experiment: Experiment, shards: ShardSet, run: FoldRun) -> Any:
+    decoder = run.task.decoder.cpu().eval()
     trials = test_trials(shards, shards.folds[0])
     table = shards.table.iloc[trials]
     rows = np.unique(shards.picture_row[trials])
@@ -129,9 +131,10 @@ def retrieval(experiment: Experiment, shards: ShardSet, decoder: Any) -> Any:
         np.array([shards.picture_ids[row] for row in shards.picture_row[trials]]),
         table["subject"].to_numpy(str),
     )
+    parts = zip(*(np.array_split(x, 20) for x in (averaged.eeg_uv_QCT, averaged.subject_Q)), strict=True)
     with torch.no_grad():
         z_QD = np.concatenate(
-            [decoder(torch.from_numpy(part)).numpy() for part in np.array_split(averaged.eeg_uv_QCT, 20)]
+            [decoder(torch.from_numpy(eeg), subject_rows(run.subjects, subject)).numpy() for eeg, subject in parts]
         )
     scores_QG = score_matrix(z_QD, embedded_targets(decoder, shards.target_PD[rows]), experiment.loss.normalise)
     return retrieval_report(

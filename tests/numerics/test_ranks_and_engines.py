@@ -14,7 +14,7 @@ import torch
 
 from eegdecode import collectives
 from eegdecode.train import resume
-from tests.numerics.ranks import BATCH, RUNS, STEPS, Numbers, build, gradient, train
+from tests.numerics.ranks import BATCH, PEOPLE, RUNS, STEPS, TIMES, Numbers, build, gradient, train
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -40,6 +40,7 @@ def both(alone: dict[str, Numbers], tmp_path_factory: pytest.TempPathFactory) ->
     try:
         alone["gradient torch"] = gradient(build(RUNS["torch"]))
         alone["torch"] = train(build(RUNS["torch"]))
+        alone["people"] = train(build(RUNS["torch"], options=PEOPLE))
         codes = [rank.wait(timeout=300) for rank in ranks]
     finally:
         for rank in ranks:
@@ -71,10 +72,14 @@ def test_a_planted_fault_would_be_seen(fault: str, both: list[dict[str, Numbers]
 
 
 def test_two_ranks_train_as_one_process(both: list[dict[str, Numbers]], alone: dict[str, Numbers]) -> None:
+    """Subjects' own layers too: their rows travel with the trials, and a rank may have no trial of a subject."""
     for rank in both:
-        assert len(rank["torch"]["losses"]) == STEPS
-        torch.testing.assert_close(rank["torch"]["losses"], alone["torch"]["losses"], rtol=1e-5, atol=1e-6)
-        assert furthest(rank["torch"], alone["torch"]) < 2e-3  # Adam turns rounding of a small gradient into a step
+        for name, same in (("torch", "torch"), ("people", "people"), ("people zero1", "people")):
+            assert len(rank[name]["losses"]) == STEPS
+            torch.testing.assert_close(rank[name]["losses"], alone[same]["losses"], rtol=1e-5, atol=1e-6)
+            assert furthest(rank[name], alone[same]) < 2e-3  # Adam turns rounding of a small gradient into a step
+    moved = (alone["people"]["decoder.encoder.subject.weight_STT"] - torch.eye(TIMES)).abs().amax(dim=(1, 2))
+    assert float(moved.min()) > 1e-3
 
 
 def test_zero_stages_and_plain_torch_agree(both: list[dict[str, Numbers]]) -> None:
@@ -84,7 +89,7 @@ def test_zero_stages_and_plain_torch_agree(both: list[dict[str, Numbers]]) -> No
         assert furthest(both[0][name], both[1][name]) == 0, name
 
 
-@pytest.mark.parametrize("name", ["torch", "zero1", "dropout"])
+@pytest.mark.parametrize("name", ["torch", "zero1", "people", "dropout"])
 def test_a_resumed_run_ends_with_the_same_bits(name: str, both: list[dict[str, Numbers]]) -> None:
     for rank in both:
         whole, resumed = rank[name], rank[f"{name} resumed"]

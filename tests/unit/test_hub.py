@@ -1,5 +1,6 @@
 """A bundle in the layout of the Hugging Face hub, read back by the hub's own library from its own cache."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -41,6 +42,15 @@ def test_card_says_scores_with_chance_protocol_and_electrodes(tmp_path: Path) ->
     assert "chance 0.005" in read.text
     # The card is for people: what is loaded is the same bundle.
     assert bundle.load(str(tmp_path)).digest == before
+
+
+@pytest.mark.parametrize("by", ["concept", "picture", "run", "subject", "subject_concept"])
+def test_card_of_every_division_names_the_people_it_knows(by: str) -> None:
+    made = toy_bundle()
+    fact = made.fact.model_copy(
+        update={"fold": made.fact.fold.model_copy(update={"by": by}), "subjects": ("07", "anna")}
+    )
+    assert "(`subject=` of `predict`): 07, anna" in str(hub.card(replace(made, fact=fact), "x", {}))
 
 
 @pytest.mark.parametrize("address", ["hf://lab", "hf://a/b/c", "lab/decoder"])

@@ -27,7 +27,8 @@ def part(prefix: str, n_concepts: int, per_concept: int, repetitions: int, noise
     )
 
 
-def cosine(eeg_uv_QCT: np.ndarray, target_PD: np.ndarray) -> np.ndarray:
+def cosine(eeg_uv_QCT: np.ndarray, subject_Q: np.ndarray, target_PD: np.ndarray) -> np.ndarray:
+    assert subject_Q.tolist() == ["s1"] * len(eeg_uv_QCT)
     return score_matrix(eeg_uv_QCT[:, :, 0], target_PD)
 
 

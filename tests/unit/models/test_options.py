@@ -48,6 +48,13 @@ def test_a_decoder_hands_the_subjects_on() -> None:
     assert not torch.equal(own, unknown)
 
 
+def test_the_published_token_gives_somebody_new_the_shared_one() -> None:
+    torch.manual_seed(0)
+    encoder = AtmPublished(CHANS, TIMES, DIM, 0.0, 9).eval()
+    torch.testing.assert_close(encoder(eeg(2), torch.tensor([-1, -1])), encoder(eeg(2)))
+    assert not torch.allclose(encoder(eeg(2), torch.tensor([0, 0])), encoder(eeg(2)))
+
+
 def test_subject_layer_starts_as_the_identity_and_gives_a_new_subject_the_mean() -> None:
     layer, x = SubjectLinear(3, TIMES), eeg(6)
     subject = torch.tensor([2, 0, -1, 1, 3, 0])

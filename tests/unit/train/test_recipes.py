@@ -15,6 +15,7 @@ from eegdecode.data import shardset
 from eegdecode.data.shardset import ShardSet, open_shards
 from eegdecode.data.sources.forward_model import Generator
 from eegdecode.data.splits import TEST
+from eegdecode.models.options import subject_rows
 from eegdecode.models.router import LayerTarget
 from eegdecode.recipes import RECIPES
 from eegdecode.recipes.ubp import SOFTPLUS_TEMPERATURE
@@ -128,9 +129,12 @@ def test_a_recipe_trains_and_is_read_again(name: str, made: SyntheticSet, tmp_pa
     saved = make_bundle(experiment, shards, run, experiment.schedule.steps, None, None)
     bundle.save(str(tmp_path), saved)
     again = bundle.load(str(tmp_path))
-    eeg = torch.from_numpy(shards.gather(shardset.test_trials(shards, fold)[:5]))
+    tested = shardset.test_trials(shards, fold)[:5]
+    eeg, subjects = torch.from_numpy(shards.gather(tested)), shards.table["subject"].iloc[tested]
     with torch.no_grad():
-        before, after = (one.decoder.eval().predict(eeg) for one in (saved, again))
+        before, after = (
+            one.decoder.eval().predict(eeg, subject_rows(one.fact.subjects, subjects)) for one in (saved, again)
+        )
     assert set(before) == set(after) == {"", *run.task.decoder.heads}
     assert all(torch.equal(before[key], after[key]) for key in before)
     assert np.array_equal(again.gallery.target_PD, saved.gallery.target_PD)
@@ -145,10 +149,10 @@ def top1(experiment: Experiment, shards: ShardSet, run: FoldRun) -> tuple[int, i
     candidate_PD = embedded_targets(run.task.decoder.eval(), shards.target_PD[rows])
     candidate_PD /= np.linalg.norm(candidate_PD, axis=1, keepdims=True)
     right, n = 0, 0
-    for (_, row), members in table.groupby(["subject", "picture_row"]):
+    for (subject, row), members in table.groupby(["subject", "picture_row"]):
         eeg = shards.gather(members.index.to_numpy()).mean(axis=0, dtype=np.float32)
         with torch.no_grad():
-            z = run.task.decoder(torch.from_numpy(eeg[None])).numpy()[0]
+            z = run.task.decoder(torch.from_numpy(eeg[None]), subject_rows(run.subjects, [subject])).numpy()[0]
         right += int(rows[np.argmax(candidate_PD @ z)] == row)
         n += 1
     return right, n
@@ -302,6 +306,7 @@ PAPERS: dict[str, dict[str, Any]] = {
         "loss.temperature": 0.07,
         "loss.learn_temperature": True,
         "encoder.name": "atm",
+        "encoder.subject_layer": "token",
     },
     "atm_published": {
         "schedule.lr": 3e-4,
@@ -310,6 +315,7 @@ PAPERS: dict[str, dict[str, Any]] = {
         "loss.normalise": "target",
         "loss.temperature": 1 / math.log(1 / 0.07),
         "encoder.name": "atm_published",
+        "encoder.subject_layer": "token",
     },
     "ubp": {
         "schedule.lr": 1e-4,
