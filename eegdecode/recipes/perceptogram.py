@@ -33,9 +33,11 @@ def perceptogram() -> Experiment:
 
     - The penalty of each target is chosen on 40 validation concepts among 0 (its unCLIP pipeline) and 10 to 1e5 (1,000
       and 10,000 are those of its other pipeline); the fit leaves these concepts out.
-    - Text and latent get the spread of the targets back from validation trials. The published form takes it from the
-      200 test predictions and exists as `closed_form.transductive_output_scaling` alone.
-    - The image embedding is ranked as it is predicted; what is drawn from it goes through the bundle's own map.
+    - All outputs, the image embedding that is ranked among them, get the spread of the targets back from validation
+      trials. The published form takes it from the 200 test predictions and exists as
+      `closed_form.transductive_output_scaling` alone. Targets are not centred, as published, so that without this
+      every prediction is close to the mean target and a few candidates near it win.
+    - What is drawn from the image embedding goes through the bundle's own map.
     - The text is "This picture is {concept}" in the same CLIP, as the paper's other pipeline has a text embedding too.
     """
     return Experiment(

@@ -178,7 +178,15 @@ def build_fold(
         _start_canonical(decoder, shards, train_N, row_N)
     if start and experiment.encoder.start == "ridge":
         held = first_pass(opened("val", 0, 1)) if len(val_N) else None
-        start_ridge(decoder, first_pass(stream), held, experiment.encoder.alphas, world, device_of(experiment.compute))
+        start_ridge(
+            decoder,
+            first_pass(stream),
+            held,
+            experiment.encoder.alphas,
+            world,
+            device_of(experiment.compute),
+            scale_embedding=not experiment.targets.centre,
+        )
     _check_concepts(experiment, shards, train_rows, concepts, concept_P)
     levels = experiment.targets.levels
     asked = any(term.name in _OF_CONCEPTS or term.target == CONCEPT for term in experiment.loss.terms)

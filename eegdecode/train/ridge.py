@@ -51,13 +51,14 @@ def start_ridge(
     alphas: tuple[float, ...],
     world: int,
     device: torch.device,
+    scale_embedding: bool = False,
 ) -> dict[str, float]:
     """Set an encoder's linear map and the heads to ridge regression of the targets, and return the penalties by target.
 
     Samples are standardised, as in Perceptogram (Fei et al., 2024; desa-lab/Perceptogram@8924f99). The penalty of each
     target is the one with the least squared error on validation trials, or by generalised cross-validation without
     any. What heads predict gets the spread of the targets back, from the same trials (inductively: the paper takes the
-    spread of the test predictions). The embedding, which is ranked, stays as it is.
+    spread of the test predictions).
 
     Parameters
     ----------
@@ -69,6 +70,9 @@ def start_ridge(
         Ranks that share the training samples.
     device
         Where ranks add up their moments.
+    scale_embedding
+        Whether the embedding, which is ranked, gets its spread back too, as all outputs of the paper do. Where targets
+        are not centred it must: ridge shrinks towards the mean target, and what is left of a cosine is the mean's.
     """
     moments = accumulate(_rows(decoder, training))
     if world > 1:
@@ -83,7 +87,7 @@ def start_ridge(
     for name, module in maps.items():
         found = _chosen(path, name, held, alphas)
         penalties[name] = found.alpha
-        if name:
+        if name or scale_embedding:
             found = inductive_output_scaling(found, held or moments, name)
         assert isinstance(module, LinearMap | CovarianceTangent)
         with torch.no_grad():

@@ -177,6 +177,18 @@ def told_others(shards: ShardSet, seed: int) -> np.ndarray:
     return told
 
 
+def told_renamed(shards: ShardSet, seed: int) -> np.ndarray:
+    """Return a picture row for every trial: labels of the pictures that are not tested, permuted among them.
+
+    All trials of a picture keep one label, so that a decoder can learn it, class heads and triplets among them.
+    """
+    named = np.arange(len(shards.picture_ids))
+    training = np.unique(shards.picture_row[shards.part_of(shards.folds[0]) != TEST])
+    named[training] = np.random.default_rng(seed).permutation(training)
+    renamed: np.ndarray = named[shards.picture_row]
+    return renamed
+
+
 def within_chance(right: int, n: int, chance: float) -> bool:
     low, high = stats.binom.interval(0.999, n, chance)
     return bool(low <= right <= high)
@@ -198,6 +210,16 @@ def test_shuffled_pairs_land_on_chance(name: str, quiet: SyntheticSet, made: Syn
     assert within_chance(right, n, chance), (right, n)
     unfitted = build_fold(experiment, shards, fold, 0, 1, start=False)
     assert within_chance(*top1(experiment, shards, unfitted), chance)
+
+
+@pytest.mark.parametrize("name", [name for name in RECIPES if small(name).protocol.split_by != "run"])
+def test_permuted_labels_land_on_chance(name: str, quiet: SyntheticSet) -> None:
+    """Where runs are split, all pictures are tested, and a label of a trial is its pair: see the shuffled pairs."""
+    experiment = small(name)
+    shards = opened(quiet, experiment)
+    run = build_fold(experiment, shards, shards.folds[0], 0, 1, told=told_renamed(shards, 0))
+    trained(experiment, run)
+    assert within_chance(*top1(experiment, shards, run), 1 / QUIET.n_test_concepts)
 
 
 @pytest.mark.parametrize("name", ["perceptogram", "ubp", "samga"])
