@@ -154,7 +154,7 @@ def test_a_test_selected_epoch(made: SyntheticSet, tmp_path: Path) -> None:
             for node in ast.walk(ast.parse(path.read_text()))
         )
     }
-    assert naming == {f"eegdecode/runtime/{scoring}.py" for scoring in ("tested", "categories", "versus")}
+    assert naming == {f"eegdecode/runtime/{scoring}.py" for scoring in ("tested", "categories", "confounds", "versus")}
 
 
 def test_a_concept_in_two_splits(made: SyntheticSet) -> None:
