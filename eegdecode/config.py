@@ -239,6 +239,10 @@ CONCEPT = "concept"
 """Name under which a loss term compares with the number of a trial's concept among those of training."""
 
 
+FEATURES = "features"
+"""Name under which a loss term acts on what the encoder gives, where the embedding is a map of it."""
+
+
 class Targets(Section):
     """What the EEG is asked to predict for a picture."""
 
@@ -257,8 +261,9 @@ class Targets(Section):
 
     @model_validator(mode="after")
     def _names_fit(self) -> Self:
-        if CONCEPT in self.also:
-            raise ValueError(f"targets.also: '{CONCEPT}' names the concepts of the trials; choose another name.")
+        for taken, what in ((CONCEPT, "the concepts of the trials"), (FEATURES, "the features of the encoder")):
+            if taken in self.also:
+                raise ValueError(f"targets.also: '{taken}' names {what}; choose another name.")
         if self.router is not None and not self.project:
             raise ValueError("targets.router needs targets.project, the length of the embedding, of at least 1, got 0.")
         if self.levels is not None:
@@ -309,6 +314,9 @@ class Encoder(Section):
     variance 1 on average."""
     whiten: Literal["none", "scale", "channels"] = "channels"
     """Fixed linear front, fitted on the fold's training trials: none, a scale per electrode, or ZCA over electrodes."""
+    features: int = Field(0, ge=0)
+    """Length of what the encoder gives, of which the embedding is then a learnt linear map: features that are learnt
+    by a term of their own (target `features`) and kept for whoever wants them. 0: the encoder gives the embedding."""
     subject_layer: Literal["none", "linear", "token"] = "none"
     """What a subject of the training trials has of their own: `linear`, a linear map over time in front of the encoder;
     `token`, a token of `atm`. Other subjects get the mean of the maps, or the token that all share."""
@@ -322,6 +330,7 @@ class Encoder(Section):
     @model_validator(mode="after")
     def _options_fit(self) -> Self:
         options = {
+            "features": self.features > 0,
             "subject_layer": self.subject_layer != "none",
             "virtual_chans": self.virtual_chans > 0,
             "pretrained": self.pretrained != "",
@@ -358,7 +367,8 @@ class LossTerm(Section):
     weight: float = Field(1.0, gt=0)
     target: str = ""
     """Which target it compares with: a name of targets.also, `concept` for a class head over the training concepts, or
-    empty for the main one. `ce_hard` on the main one takes the embedding itself for class logits."""
+    empty for the main one. `ce_hard` on the main one takes the embedding itself for class logits. Triplets may name
+    `features`, which are compared with each other."""
     margin: float = Field(1.0, gt=0)
     """Of the triplets."""
 
@@ -576,6 +586,13 @@ class Experiment(Section):
     def _terms_have_targets(self) -> Self:
         known = ["", CONCEPT, *self.targets.also]
         for term in self.loss.terms:
+            if term.target == FEATURES:
+                if not self.encoder.features or not term.name.startswith("triplet"):
+                    raise ValueError(
+                        f"loss.terms: '{term.label}' acts on the encoder's features, which have no target: it must be "
+                        f"triplets, with encoder.features of at least 1, got {self.encoder.features}."
+                    )
+                continue
             if term.target not in known:
                 raise ValueError(
                     f"loss.terms: '{term.label}' must name one of targets.also {sorted(self.targets.also)} or "

@@ -1,6 +1,6 @@
 """What is trained and kept: a fixed front, an encoder, a temperature.
 
-Shape letters: B batch, C chan, T time, D embedding.
+Shape letters: B batch, C chan, T time, F feature, D embedding.
 """
 
 import math
@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from eegdecode.config import Experiment, Router
+from eegdecode.config import FEATURES, Experiment, Router
 from eegdecode.models import build_encoder
 from eegdecode.models.linear import LinearMap
 from eegdecode.models.options import PLAIN, EncoderOptions
@@ -18,7 +18,7 @@ from eegdecode.models.router import LayerRouter, LayerTarget
 
 
 class Decoder(nn.Module):
-    """EEG in microvolt -> embedding.
+    """EEG in microvolt -> features -> embedding.
 
     The front is a linear map over electrodes and an offset, fitted beforehand on training trials: buffers, so it
     travels with the weights and is never trained. `logit_scale` is the log of 1/temperature, of shape [1] because
@@ -30,6 +30,8 @@ class Decoder(nn.Module):
         Of the centred target to the embedding.
     heads
         Of further targets by name: a map of the embedding, or where it is a `LinearMap` of the EEG behind the front.
+    read_out
+        Of the encoder's features to the embedding; they are the embedding if None.
     """
 
     front_weight_CC: torch.Tensor
@@ -45,6 +47,7 @@ class Decoder(nn.Module):
         temperature: float,
         learn_temperature: bool,
         heads: Mapping[str, nn.Module] | None = None,
+        read_out: nn.Module | None = None,
     ) -> None:
         super().__init__()
         self.register_buffer("front_weight_CC", torch.eye(n_chans))
@@ -53,6 +56,7 @@ class Decoder(nn.Module):
         self.register_buffer("target_centre_D", torch.zeros(target_dim))
         self.target_map = target_map
         self.encoder = encoder
+        self.read_out = read_out
         self.heads = nn.ModuleDict(heads or {})
         self.logit_scale = nn.Parameter(torch.tensor([-math.log(temperature)]), requires_grad=learn_temperature)
 
@@ -83,14 +87,14 @@ class Decoder(nn.Module):
         subject_B
             Rows of the table of subjects, for an encoder that was built with one; see `eegdecode.models.options`.
         """
-        return self._encode(self.front(eeg_uv_BCT), subject_B)
+        return self._embed(self.front(eeg_uv_BCT), subject_B)[1]
 
     def predict(self, eeg_uv_BCT: torch.Tensor, subject_B: torch.Tensor | None = None) -> dict[str, torch.Tensor]:
-        """Return what is predicted by the name of the target: the embedding under "", and what every head gives."""
+        """Return what is predicted by name: "" the embedding, every head's target, and `features` behind a read-out."""
         eeg_BCT = self.front(eeg_uv_BCT)
-        z_BD = self._encode(eeg_BCT, subject_B)
+        features_BF, z_BD = self._embed(eeg_BCT, subject_B)
         of_heads = {name: head(eeg_BCT if isinstance(head, LinearMap) else z_BD) for name, head in self.heads.items()}
-        return {"": z_BD, **of_heads}
+        return {"": z_BD, **of_heads, **({} if self.read_out is None else {FEATURES: features_BF})}
 
     def front(self, eeg_uv_BCT: torch.Tensor) -> torch.Tensor:
         """Return the EEG (B, C, T) as the encoder sees it, float32."""
@@ -98,9 +102,9 @@ class Decoder(nn.Module):
             # Widened here, on the device: trials travel as they are stored.
             return self.front_weight_CC @ eeg_uv_BCT.float() + self.front_bias_C[:, None]
 
-    def _encode(self, eeg_BCT: torch.Tensor, subject_B: torch.Tensor | None) -> torch.Tensor:
-        z_BD: torch.Tensor = self.encoder(eeg_BCT) if subject_B is None else self.encoder(eeg_BCT, subject_B)
-        return z_BD
+    def _embed(self, eeg_BCT: torch.Tensor, subject_B: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
+        features_BF: torch.Tensor = self.encoder(eeg_BCT) if subject_B is None else self.encoder(eeg_BCT, subject_B)
+        return features_BF, features_BF if self.read_out is None else self.read_out(features_BF)
 
     def embed_target(self, target_BD: torch.Tensor) -> torch.Tensor:
         """Return targets as embeddings are compared with them: centred and, where one is learnt, mapped."""
@@ -121,6 +125,7 @@ def build_decoder(
     router: Router | None = None,
     heads: Mapping[str, int] | None = None,
     heads_see_eeg: bool = False,
+    features: int = 0,
 ) -> Decoder:
     """Return a new decoder with the named encoder and the identity as its front.
 
@@ -144,6 +149,8 @@ def build_decoder(
         Name of a further target to its length.
     heads_see_eeg
         Whether heads are linear maps of the EEG, and not of the embedding.
+    features
+        Length of what the encoder gives, where the embedding is a linear map of it; 0: it gives the embedding.
 
     Raises
     ------
@@ -153,13 +160,14 @@ def build_decoder(
     if temperature <= 0:
         raise ValueError(f"loss.temperature must be above 0, got {temperature}.")
     embed_dim = project or target_dim
-    encoder = build_encoder(name, n_chans, n_times, embed_dim, dropout, options)
+    encoder = build_encoder(name, n_chans, n_times, features or embed_dim, dropout, options)
+    read_out = nn.Linear(features, embed_dim) if features else None
     made: dict[str, nn.Module] = {
         head: LinearMap(n_chans, n_times, dim, 0.0) if heads_see_eeg else nn.Linear(embed_dim, dim)
         for head, dim in (heads or {}).items()
     }
     target_map = _target_map(target_dim, project, router)
-    return Decoder(encoder, n_chans, target_dim, target_map, temperature, learn_temperature, made)
+    return Decoder(encoder, n_chans, target_dim, target_map, temperature, learn_temperature, made, read_out)
 
 
 def decoder_of(
@@ -185,6 +193,7 @@ def decoder_of(
         router=targets.router,
         heads=heads,
         heads_see_eeg=encoder.start == "ridge",
+        features=encoder.features,
     )
 
 

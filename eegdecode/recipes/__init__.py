@@ -13,7 +13,7 @@ from typing import Any
 
 from eegdecode.config import Experiment
 from eegdecode.recipes.atm import atm, atm_published
-from eegdecode.recipes.block_design import distill, distill_wavelet, neuroimagen
+from eegdecode.recipes.block_design import distill, distill_wavelet, neuroimagen, neuroimagen_label
 from eegdecode.recipes.demo import canonical, canonical_photographs, demo
 from eegdecode.recipes.first import bids, eegcvpr40, things_eeg2
 from eegdecode.recipes.muse import (
@@ -61,6 +61,7 @@ RECIPES: dict[str, Callable[[], Experiment]] = {
         distill,
         distill_wavelet,
         neuroimagen,
+        neuroimagen_label,
         perceptogram,
     )
 }

@@ -1,6 +1,7 @@
 """Real recordings of a four-electrode headband."""
 
 from eegdecode.config import (
+    FEATURES,
     Compute,
     Data,
     Drawer,
@@ -159,7 +160,7 @@ def on_muse(recipe: Experiment, muse: Experiment, steps: int, lr: float) -> Expe
     samples than 64 Hz gives; a closed form does not, and takes the trials of `muse`.
     """
     closed = recipe.encoder.start == "ridge"
-    terms = tuple(term for term in recipe.loss.terms if not term.target and term.name in _OF_EMBEDDINGS)
+    terms = tuple(term for term in recipe.loss.terms if term.target in ("", FEATURES) and term.name in _OF_EMBEDDINGS)
     schedule = recipe.schedule.model_copy(
         update={
             "steps": 0 if closed else steps,

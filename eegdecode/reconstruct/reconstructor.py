@@ -45,6 +45,8 @@ class Reconstructor:
             )
         if sfreq_hz is not None and abs(sfreq_hz - fact.sfreq_hz) > 1e-6:
             raise ValueError(f"EEG must be sampled at {fact.sfreq_hz:g} Hz, got {sfreq_hz:g} Hz. Resample it first.")
+        if not len(eeg_uv_NCT):
+            raise ValueError(f"EEG must be {expected}, got no trial.")
         finite_N = np.isfinite(eeg_uv_NCT).all((1, 2))
         if not finite_N.all():
             trial = int(np.argmin(finite_N))
@@ -76,6 +78,26 @@ class Reconstructor:
         ValueError
             EEG that `check` refuses, or another number of subjects than trials.
         """
+        return self._each(lambda *trial: {"": self._decoder(*trial)}, eeg_uv_NCT, sfreq_hz, subject)[""]
+
+    def outputs(
+        self, eeg_uv_NCT: np.ndarray, sfreq_hz: float | None = None, subject: str | Sequence[str] | None = None
+    ) -> dict[str, np.ndarray]:
+        """Return all that the decoder predicts, by name, each float32 (N, D); parameters and errors as in `embed`.
+
+        Under "" the embedding, under `features` what it is a map of (where `encoder.features` asks for them), and every
+        further target that has a head under its own name.
+        """
+        return self._each(self._decoder.predict, eeg_uv_NCT, sfreq_hz, subject)
+
+    def _each(
+        self,
+        run: Callable[[torch.Tensor, torch.Tensor | None], dict[str, torch.Tensor]],
+        eeg_uv_NCT: np.ndarray,
+        sfreq_hz: float | None,
+        subject: str | Sequence[str] | None,
+    ) -> dict[str, np.ndarray]:
+        """Return what the decoder makes of every trial and its subject's row."""
         self.check(eeg_uv_NCT, sfreq_hz)
         names = [subject or ""] * len(eeg_uv_NCT) if isinstance(subject, str | None) else [str(s) for s in subject]
         if len(names) != len(eeg_uv_NCT):
@@ -83,11 +105,16 @@ class Reconstructor:
                 f"subject must be one name, or one for each of {len(eeg_uv_NCT)} trials, got {len(names)}."
             )
         row_N = subject_rows(self.bundle.fact.subjects, names)
-        embedded = [
-            self._embed_one(eeg_uv_NCT[n : n + 1], None if row_N is None else row_N[n : n + 1])
-            for n in range(len(eeg_uv_NCT))
-        ]
-        return np.concatenate([np.zeros((0, len(self._weight_ED)), np.float32), *embedded])
+        row_N = None if row_N is None else row_N.to(self._device)
+        with torch.inference_mode():
+            found = [
+                run(
+                    torch.tensor(eeg_uv_NCT[n : n + 1], device=self._device),
+                    None if row_N is None else row_N[n : n + 1],
+                )
+                for n in range(len(eeg_uv_NCT))
+            ]
+        return {name: torch.cat([each[name] for each in found]).float().cpu().numpy() for name in found[0]}
 
     def top_concepts(self, z_ND: np.ndarray, k: int = 5) -> list[list[tuple[str, float]]]:
         """Return per trial the k concepts whose nearest gallery picture has the largest cosine, with that cosine."""
@@ -166,12 +193,6 @@ class Reconstructor:
                 f"bundle {self.bundle.digest[:12]} has no drawer: it ranks concepts and draws no pictures."
             )
         return self.bundle.drawer.draw(condition_ND, seed)
-
-    @torch.inference_mode()
-    def _embed_one(self, eeg_uv_1CT: np.ndarray, row_1: torch.Tensor | None) -> np.ndarray:
-        row_1 = None if row_1 is None else row_1.to(self._device)
-        z_1D: torch.Tensor = self._decoder(torch.tensor(eeg_uv_1CT, device=self._device), row_1)
-        return z_1D.float().cpu().numpy()
 
     def _bridge_one(self, z_1D: np.ndarray) -> np.ndarray:
         bridged: np.ndarray = _unit(z_1D.astype(np.float64)) @ self._weight_ED + self._bias_D

@@ -3,6 +3,7 @@
 A shard of targets that was finished is not made again after a crash.
 """
 
+import hashlib
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,7 +12,7 @@ import ray
 from numpy.typing import NDArray
 
 from eegdecode import storage
-from eegdecode.batch import Manifest, ShardFact, TargetManifest
+from eegdecode.batch import Manifest, ShardFact, TargetFact, TargetManifest
 from eegdecode.config import Experiment
 from eegdecode.data.shards import publish_targets, write_target_shard
 from eegdecode.data.shardset import MANIFEST_NAME, read_manifest, read_signed
@@ -37,15 +38,16 @@ def embed(experiment: Experiment) -> list[TargetManifest]:
 
 def _embed(experiment: Experiment, pictures: Manifest, tower: str) -> TargetManifest:
     uri = places.targets(experiment, tower)
+    fact = open_tower(tower, experiment.compute.weights_uri).fact
     if storage.exists(storage.join(uri, MANIFEST_NAME)):
         there = read_signed(uri, TargetManifest)
-        if there.pictures_digest == pictures.pictures_digest:
+        why = outdated(there, pictures, fact)
+        if not why:
             say(f"targets: {tower} is there for {there.n_pictures} pictures")
             return there
-        say(f"targets: {tower} was made for other pictures; it is made again")
+        say(f"targets: {tower} was made {why}; it is made again")
         storage.delete_prefix(uri)
-    fact = open_tower(tower, experiment.compute.weights_uri).fact
-    part = storage.join(uri, places.PARTS, pictures.pictures_digest[:12])
+    part = storage.join(uri, places.PARTS, part_name(pictures, fact))
     found = {k: _finished(part, k) for k in range(len(pictures.pictures))}
     todo = [k for k, shard in found.items() if shard is None]
     progress = Progress(f"targets: {tower}", pictures.n_pictures, "pictures")
@@ -64,6 +66,20 @@ def _embed(experiment: Experiment, pictures: Manifest, tower: str) -> TargetMani
     published = publish_targets(uri, made, pictures)
     storage.delete_prefix(storage.join(uri, places.PARTS))
     return published
+
+
+def outdated(there: TargetManifest, pictures: Manifest, fact: TargetFact) -> str:
+    """Return how targets that are there differ from those that would be made; empty if they do not."""
+    if there.pictures_digest != pictures.pictures_digest:
+        return "for other pictures"
+    wanted, got = fact.model_dump(), there.target.model_dump()
+    differing = [f"{name} '{got[name]}' and not '{wanted[name]}'" for name in wanted if wanted[name] != got[name]]
+    return f"with {', '.join(differing)}" if differing else ""
+
+
+def part_name(pictures: Manifest, fact: TargetFact) -> str:
+    """Return the folder of finished shards: those of another tower or other pictures stay apart."""
+    return hashlib.sha256(f"{pictures.pictures_digest} {fact.model_dump_json()}".encode()).hexdigest()[:12]
 
 
 def _made(experiment: Experiment, tower: str, uri: str, part: str, todo: list[int]) -> Iterator[tuple[int, ShardFact]]:

@@ -41,6 +41,8 @@ def open_tower(spec: str, weights_uri: str) -> Tower:
     ``transformers:M``                  CLIP's image features or the pooled output of a vision model (DINOv2, SigLIP)
     ``text(prompt=T):S``                the text T with ``{concept}`` in it; S is ``open_clip:M:P`` or
                                         ``transformers:M``, of which the text side is taken
+    ``text(prompt=T; classes=F):S``     the same, with the name that a line ``n01440764 tench`` of the file F gives the
+                                        concept n01440764
     ``text(captions=M):S``              the caption that BLIP (M, of transformers) writes
     ``vae(px=256):M``                   latent means of diffusers' AutoencoderKL or AutoencoderTiny; ``subfolder=vae``
                                         where M is a whole pipeline; ``range=unit`` for pixels in [0, 1]

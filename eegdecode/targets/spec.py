@@ -88,10 +88,10 @@ KINDS = {
     ),
     "transformers": Kind("transformers:<id or folder>", "towers", "open_transformers", layers=True),
     "text": Kind(
-        "text(prompt=<... {concept} ...>):<tower> or text(captions=<BLIP id or folder>):<tower>",
+        "text(prompt=<... {concept} ...>; classes=<file>):<tower> or text(captions=<BLIP id or folder>):<tower>",
         "text",
         "open_text",
-        options=("prompt", "captions"),
+        options=("prompt", "captions", "classes"),
         needed=("prompt", "captions"),
         layers=True,
         inner=("open_clip", "transformers"),

@@ -5,7 +5,6 @@ Shape letters: N picture, K class, D embedding.
 """
 
 import hashlib
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -14,7 +13,7 @@ from PIL import Image
 
 from eegdecode.batch import TargetFact
 from eegdecode.targets import Tower
-from eegdecode.targets.frozen import local_path
+from eegdecode.targets.classes import read_classes
 from eegdecode.targets.spec import Spec
 from eegdecode.targets.text import OpenClipText, TextEncoder, TransformersText, check_prompt, fill
 from eegdecode.targets.towers import (
@@ -99,7 +98,8 @@ def open_teacher(spec: Spec, weights_uri: str) -> ClassifierTeacher | ZeroShotTe
         return ClassifierTeacher(TimmTower(model, weights_uri))
     if "classes" not in spec.options:
         raise ValueError("targets.tower: a CLIP teacher needs 'classes', a text file with one class a line.")
-    classes, prompt = read_classes(spec.options["classes"], weights_uri), spec.options.get("prompt", PROMPT)
+    classes = list(read_classes(spec.options["classes"], weights_uri).values())
+    prompt = spec.options.get("prompt", PROMPT)
     check_prompt(prompt)
     tower: Tower
     encoder: TextEncoder
@@ -114,19 +114,6 @@ def open_teacher(spec: Spec, weights_uri: str) -> ClassifierTeacher | ZeroShotTe
             )
         tower, encoder = TransformersTower(loaded), TransformersText(loaded)
     return ZeroShotTeacher(tower, encoder, float(loaded.net.logit_scale.exp()), classes, prompt)
-
-
-def read_classes(name: str, weights_uri: str) -> list[str]:
-    """Read class names, one a line, in the order of the probabilities."""
-    path = local_path(name, weights_uri) or Path(name)
-    if not path.is_file():
-        raise ValueError(
-            f"targets.tower: classes must be a text file with one class a line, there is none at '{name}'."
-        )
-    classes = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-    if len(classes) < 2 or len(set(classes)) < len(classes):
-        raise ValueError(f"{path}: needs two classes or more, each once, got {len(classes)} lines.")
-    return classes
 
 
 def softmax(logits_NK: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -4,6 +4,8 @@ ATM predicts "This picture is {concept}", NICE's kin "a photo of a {concept}"; N
 Shape letters: N text, S token, D embedding.
 """
 
+import hashlib
+from collections.abc import Mapping
 from typing import Any, Protocol
 
 import numpy as np
@@ -12,6 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from eegdecode.batch import TargetFact
+from eegdecode.targets.classes import read_classes
 from eegdecode.targets.frozen import one_by_one, probe
 from eegdecode.targets.layers import Tap
 from eegdecode.targets.spec import Layers, Spec
@@ -101,12 +104,22 @@ class TransformersText:
 
 
 class PromptTower:
-    """Embedding of a prompt with the picture's concept in it; the picture itself is not looked at."""
+    """Embedding of a prompt with the picture's concept in it; the picture itself is not looked at.
 
-    def __init__(self, encoder: TextEncoder, prompt: str) -> None:
+    Parameters
+    ----------
+    names
+        What the prompt calls a concept, where its label is no word; the concept itself if None.
+    """
+
+    def __init__(self, encoder: TextEncoder, prompt: str, names: Mapping[str, str] | None = None) -> None:
         check_prompt(prompt)
-        self._encoder, self._prompt = encoder, prompt
-        self.fact = _text_fact(encoder, f"prompt '{prompt}'", encoder.loaded.revision)
+        self._encoder, self._prompt, self._names = encoder, prompt, names
+        what = f"prompt '{prompt}'"
+        if names is not None:
+            told = "\n".join(f"{label} {name}" for label, name in sorted(names.items()))
+            what += f" | {len(names)} classes {hashlib.sha256(told.encode()).hexdigest()}"
+        self.fact = _text_fact(encoder, what, encoder.loaded.revision)
 
     def embed(self, images: list[Image.Image], concepts: list[str] | None = None) -> NDArray[np.float32]:
         """Return the embeddings, float32 (N, *shape), not normalised.
@@ -114,11 +127,22 @@ class PromptTower:
         Raises
         ------
         ValueError
-            No concept for each picture.
+            No concept for each picture, or one without a name.
         """
-        prompts = [fill(self._prompt, concept) for concept in check_concepts(self.fact.tower, images, concepts)]
+        asked = check_concepts(self.fact.tower, images, concepts)
+        prompts = [fill(self._prompt, self._name(concept)) for concept in asked]
         unique, back = np.unique(np.array(prompts, dtype=str), return_inverse=True)
         return self._encoder.encode([str(prompt) for prompt in unique])[back]
+
+    def _name(self, concept: str) -> str:
+        if self._names is None:
+            return concept
+        if concept not in self._names:
+            raise ValueError(
+                f"targets.tower: the file of classes must have a line '{concept} NAME', its labels are "
+                f"{sorted(self._names)[:3]} and {max(0, len(self._names) - 3)} more."
+            )
+        return self._names[concept]
 
 
 class CaptionTower:
@@ -173,7 +197,10 @@ def open_text(spec: Spec, weights_uri: str) -> PromptTower | CaptionTower:
     assert spec.inner is not None
     if "prompt" in spec.options:
         check_prompt(spec.options["prompt"])
-        return PromptTower(open_encoder(spec.inner, weights_uri), spec.options["prompt"])
+        names = read_classes(spec.options["classes"], weights_uri) if "classes" in spec.options else None
+        return PromptTower(open_encoder(spec.inner, weights_uri), spec.options["prompt"], names)
+    if "classes" in spec.options:
+        raise ValueError("targets.tower: 'classes' go with a prompt; a caption names what it sees. Leave them out.")
     captioner = Captioner(load_transformers(spec.options["captions"], weights_uri, kind="BlipForConditionalGeneration"))
     return CaptionTower(open_encoder(spec.inner, weights_uri), captioner)
 

@@ -18,7 +18,7 @@ from torch.nn import functional
 from eegdecode import hub, metrics
 from eegdecode.batch import Fold, TrialBatch
 from eegdecode.bundle import Bundle, BundleFact, Gallery
-from eegdecode.config import CONCEPT, Experiment
+from eegdecode.config import CONCEPT, FEATURES, Experiment
 from eegdecode.data.augment import augment
 from eegdecode.data.electrodes import positions_of
 from eegdecode.data.shardset import ShardSet, Untested
@@ -240,7 +240,7 @@ def _heads(experiment: Experiment, shards: ShardSet, n_concepts: int) -> dict[st
     embed_dim = targets.project or dims[""]
     if targets.levels and {dims[targets.levels.low], dims[targets.levels.high]} != {dims[""]}:
         raise ValueError(f"targets.levels needs three targets of one length, got {dims}.")
-    named = {term.target for term in experiment.loss.terms if term.target}
+    named = {term.target for term in experiment.loss.terms if term.target not in ("", FEATURES)}
     wanted = {name: n_concepts if name == CONCEPT else dims[name] for name in named | (set(targets.also) & set(dims))}
     return {
         name: dim

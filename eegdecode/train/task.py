@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from eegdecode import losses
 from eegdecode.batch import TrialBatch
-from eegdecode.config import CONCEPT, Loss
+from eegdecode.config import CONCEPT, FEATURES, Loss
 from eegdecode.models.decoder import Decoder
 from eegdecode.train.levels import BlurLevels
 
@@ -77,6 +77,8 @@ class DecodingTask(nn.Module):
         if name == CONCEPT:
             assert concept_B is not None
             target_BD = functional.one_hot(concept_B, z_BD.shape[1]).to(torch.float32)
+        elif name == FEATURES:
+            target_BD = z_BD  # triplets, which look at nothing else
         elif name:
             target_BD = batch.also[name]
         else:

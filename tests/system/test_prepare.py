@@ -157,8 +157,9 @@ def test_targets_that_were_made_are_not_made_again(
         uri = Path(places.targets(made, "gabor"))
         want = content(str(uri))
         assert len([name for name in want if name.endswith(".tar")]) == 2
-        facts = read_signed(str(uri), TargetManifest).shards
-        parts = uri / "parts" / manifest.pictures_digest[:12]
+        there = read_signed(str(uri), TargetManifest)
+        facts = there.shards
+        parts = uri / "parts" / targets.part_name(manifest, there.target)
         parts.mkdir(parents=True)
         (parts / "000000.json").write_text(facts[0].model_dump_json())
         for name in ("manifest.json", "targets-000001.tar", "targets-000001.index.npz"):

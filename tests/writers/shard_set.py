@@ -71,7 +71,12 @@ def write_set(
 
 
 def publish_targets(
-    uri: str, manifest: Manifest, pictures: Sequence[str], target_PD: np.ndarray, spec: str = "test"
+    uri: str,
+    manifest: Manifest,
+    pictures: Sequence[str],
+    target_PD: np.ndarray,
+    spec: str = "test",
+    fact: TargetFact | None = None,
 ) -> TargetManifest:
     """Write and publish the targets of a set's pictures, a shard for each of theirs."""
     facts, start = [], 0
@@ -81,7 +86,7 @@ def publish_targets(
         start += shard.n_samples
     made = TargetManifest(
         spec=spec,
-        target=TargetFact(tower="test", layer="", revision="", preprocessing="", dim=target_PD.shape[1]),
+        target=fact or TargetFact(tower="test", layer="", revision="", preprocessing="", dim=target_PD.shape[1]),
         pictures_digest=manifest.pictures_digest,
         shards=tuple(facts),
         n_pictures=len(target_PD),

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -156,3 +158,19 @@ def test_predicts_like_a_classifier_of_scikit_learn(bundle):
     assert named.tolist() == model.classes_[expected.argmax(axis=1)].tolist()
     assert model.score(eeg, named) == 1.0
     assert model.score(eeg, ["nothing"] * 6) == 0.0
+
+
+def test_every_output_of_the_decoder_can_be_had_by_name(bundle):
+    torch.manual_seed(1)
+    decoder = build_decoder("mlp", N_CHANS, N_TIMES, DIM, 0.5, 0.1, True, heads={"text": 3}, features=5).eval()
+    model, eeg = Reconstructor(replace(bundle, decoder=decoder)), trials(4)
+    found = model.outputs(eeg, sfreq_hz=100.0)
+    assert {name: value.shape for name, value in found.items()} == {"": (4, DIM), "features": (4, 5), "text": (4, 3)}
+    with torch.no_grad():
+        f = decoder.encoder(torch.from_numpy(eeg))
+        np.testing.assert_allclose(found["features"], f.numpy(), atol=1e-5)
+        np.testing.assert_allclose(found[""], decoder.read_out(f).numpy(), atol=1e-5)
+        np.testing.assert_allclose(found["text"], decoder.heads["text"](decoder.read_out(f)).numpy(), atol=1e-5)
+    np.testing.assert_array_equal(model.embed(eeg), found[""])
+    with pytest.raises(ValueError, match="got no trial"):
+        model.outputs(eeg[:0])

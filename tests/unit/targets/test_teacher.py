@@ -102,3 +102,14 @@ def test_classes_that_repeat_are_refused(hub, clip, classes):
 def test_a_teacher_without_words_is_refused(hub, dinov2, classes):
     with pytest.raises(ValueError, match="must have a text side, 'dinov2' is a Dinov2Model"):
         open_tower(f"teacher(classes={classes}):transformers:dinov2", str(hub))
+
+
+def test_a_teacher_reads_the_names_behind_labels(open_clip_model, pictures, classes, tmp_path):
+    _, path = open_clip_model
+    labelled = tmp_path / "labelled.txt"
+    labelled.write_text("".join(f"n0000000{k} {name}\n" for k, name in enumerate(CLASSES)))
+    plain, other = (
+        open_tower(f"teacher(classes={file}):open_clip:eegdecode-tiny:{path}", "") for file in (classes, labelled)
+    )
+    np.testing.assert_array_equal(other.embed(pictures), plain.embed(pictures))
+    assert other.fact == plain.fact

@@ -101,3 +101,29 @@ def test_captions_are_blips_own_and_are_embedded_as_text(hub, blip, clip, pictur
 def test_a_model_without_words_is_refused(hub, dinov2):
     with pytest.raises(ValueError, match="transformers:dinov2 must have a text side, it is a Dinov2Model"):
         open_tower("text(prompt=a {concept}):transformers:dinov2", str(hub))
+
+
+def test_a_file_says_what_labels_mean(open_clip_model, pictures, tmp_path):
+    """By the label in front of a line, whatever the order of lines and pictures; the digest of the names is kept."""
+    _, path = open_clip_model
+    named = {"n01440764": "tench", "n02690373": "airliner", "n02106662": "German_shepherd"}
+    lines = [f"{label}\t{name}" for label, name in named.items()]
+    (tmp_path / "classes.txt").write_text("\n".join(lines) + "\n")
+    (tmp_path / "turned.txt").write_text("\n".join(reversed(lines)))
+    shown = ["n02106662", "n01440764", "n02106662", "n02690373"]
+    inner = f"open_clip:eegdecode-tiny:{path}"
+    plain = open_tower(f"text(prompt=a {{concept}}):{inner}", "")
+    expected = plain.embed(pictures[:4], [named[label] for label in shown])
+    towers = [
+        open_tower(f"text(prompt=a {{concept}}; classes={tmp_path / name}):{inner}", "")
+        for name in ("classes.txt", "turned.txt")
+    ]
+    for tower in towers:
+        np.testing.assert_array_equal(tower.embed(pictures[:4], shown), expected)
+    assert towers[0].fact == towers[1].fact != plain.fact
+    with pytest.raises(
+        ValueError, match=r"must have a line 'n09999999 NAME', its labels are \['n01440764', 'n02106662'"
+    ):
+        towers[0].embed(pictures[:1], ["n09999999"])
+    with pytest.raises(ValueError, match="'classes' go with a prompt"):
+        open_tower(f"text(captions=x; classes={tmp_path / 'classes.txt'}):{inner}", "")

@@ -65,6 +65,7 @@ ALSO: dict[str, dict[str, Any]] = {
     "distill": {"protocol.n_val": 8},
     "distill_wavelet": {"protocol.n_val": 8},
     "neuroimagen": {"protocol.n_val": 8},
+    "neuroimagen_label": {"protocol.n_val": 8},
     "perceptogram": {"protocol.n_val": 3, "schedule.steps": 0},
 }
 """What fits a recipe to the small set beside `SMALL`."""
@@ -135,7 +136,8 @@ def test_a_recipe_trains_and_is_read_again(name: str, made: SyntheticSet, tmp_pa
         before, after = (
             one.decoder.eval().predict(eeg, subject_rows(one.fact.subjects, subjects)) for one in (saved, again)
         )
-    assert set(before) == set(after) == {"", *run.task.decoder.heads}
+    features = {"features"} if experiment.encoder.features else set()
+    assert set(before) == set(after) == {"", *run.task.decoder.heads} | features
     assert all(torch.equal(before[key], after[key]) for key in before)
     assert np.array_equal(again.gallery.target_PD, saved.gallery.target_PD)
     assert before[""].shape[1] == saved.gallery.target_PD.shape[1]
@@ -381,6 +383,7 @@ PAPERS: dict[str, dict[str, Any]] = {
     "distill": {"protocol.split_by": "picture", "encoder.name": "spectrogram", "data.source.kind": "eegcvpr40"},
     "distill_wavelet": {"encoder.name": "scalogram"},
     "neuroimagen": {"protocol.split_by": "picture", "data.source.kind": "eegcvpr40"},
+    "neuroimagen_label": {"protocol.split_by": "picture", "data.source.kind": "eegcvpr40"},
 }
 """The table of the papers (field.md, section B)."""
 PASSES = {"nice": (200, 15_800), "atm": (40, 66_160), "ubp": (50, 16_540), "neurobridge": (50, 16_540)}
@@ -389,7 +392,8 @@ TERMS = {
     "atm_published": [("info_nce", "", 0.99), ("info_nce", "text", 0.01)],
     "samga": [("mmd_unbiased", "", 0.5), ("info_nce", "", 0.5)],
     "distill": [("ce_hard", "", 1.0), ("ce_soft", "", 1.0)],
-    "neuroimagen": [("triplet", "", 1.0), ("mse", "", 1.0)],
+    "neuroimagen": [("triplet", "features", 1.0), ("mse", "", 1.0)],
+    "neuroimagen_label": [("triplet", "features", 1.0), ("mse", "", 1.0)],
 }
 
 

@@ -148,3 +148,38 @@ def test_levels_move_in_training_only_and_are_a_part_of_the_state() -> None:
     assert not torch.equal(made.levels.similarity_P, torch.ones(8))
     assert {"levels.similarity_P", "levels.level_P"} < set(made.state_dict())
     assert "concept_P" not in made.state_dict()
+
+
+def test_triplets_of_features_leave_the_read_out_alone() -> None:
+    """The features get the triplets' gradient, the read-out the main target's alone (NeuroImagen's two parts)."""
+    torch.manual_seed(0)
+    decoder = build_decoder("linear", 3, 10, DIM, 0.0, temperature=0.2, learn_temperature=False, features=9)
+    batch = planted()
+    terms = (LossTerm(name="triplet", target="features", margin=2.0), LossTerm(name="mse", weight=0.5))
+    _, logs = DecodingTask(decoder, Loss(terms=terms), CONCEPT_P)(batch)
+    f = decoder.encoder(decoder.front(batch.eeg_uv_BCT))
+    assert f.shape == (N, 9)
+    torch.testing.assert_close(logs["triplet.features"], losses.triplet(f, CONCEPT_P[PICTURE], 2.0).detach())
+    z = f @ decoder.read_out.weight.T + decoder.read_out.bias  # type: ignore[union-attr]
+    torch.testing.assert_close(logs["mse"], (z - batch.target_BD).square().mean().detach())
+    torch.testing.assert_close(decoder(batch.eeg_uv_BCT), z)
+    alone, _ = DecodingTask(decoder, Loss(terms=terms[:1]), CONCEPT_P)(batch)
+    alone.backward()
+    assert float(decoder.encoder.map.weight.grad.abs().max()) > 0
+    assert decoder.read_out.weight.grad is None  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"encoder.features": 0}, "with encoder.features of at least 1, got 0"),
+        ({"loss.terms": [{"name": "mse", "target": "features"}]}, "'mse.features' acts on the encoder's features"),
+        ({"targets.also": {"features": "gabor"}}, "'features' names the features of the encoder"),
+        ({"encoder.name": "linear", "encoder.start": "ridge"}, "encoder.features is learnt by gradient"),
+    ],
+)
+def test_features_go_with_triplets_and_a_random_start(changes: dict[str, object], said: str) -> None:
+    experiment = Experiment(recipe="x").override({"encoder.features": 9, "encoder.name": "mlp"})
+    with_triplets = experiment.override({"loss.terms": [{"name": "triplet", "target": "features"}, {"name": "mse"}]})
+    with pytest.raises(ValueError, match=said):
+        with_triplets.override(changes)
