@@ -117,10 +117,10 @@ from eegdecode.train.fold import _validation
 
 def select(shards: ShardSet, fold: Fold) -> None:
     Stream(shards, shards.trials_of(fold, "train"), 32, 0, 0, 1, Spec())
-    _validation(shards, fold, shards.trials_of(fold, "val"))
+    _validation(shards, fold, shards.trials_of(fold, "val"), ())
     shards.trials_of(fold, "test")  # planted
     Stream(shards, test_trials(shards, fold), 32, 0, 0, 1, Spec())  # planted
-    _validation(shards, fold, test_trials(shards, fold))  # planted
+    _validation(shards, fold, test_trials(shards, fold), ())  # planted
 """
 
 
@@ -142,7 +142,7 @@ def test_a_test_selected_epoch(made: SyntheticSet, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="only scoring sees the test part"):
         shards.trials_of(fold, "test")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"what selects or fits must be of its train or val part, got 144 trials"):
-        folding._validation(shards, fold, test_trials(shards, fold))  # type: ignore[arg-type]
+        folding._validation(shards, fold, test_trials(shards, fold), ())  # type: ignore[arg-type]
     with pytest.raises(ValidationError, match="'validation' or 'last'"):
         Protocol(selection="test")  # type: ignore[arg-type]
     naming = {
