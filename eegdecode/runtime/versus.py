@@ -6,25 +6,25 @@ Shape letters: N trial, C chan, T time.
 import json
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from eegdecode import bundle, storage
-from eegdecode.config import Experiment, MuseData, Section
+from eegdecode.config import Experiment, MuseData, Protocol, Section
 from eegdecode.data.shardset import ShardSet, test_trials
 from eegdecode.data.splits import group_of
 from eegdecode.evaluate.baselines import lda_contrast
 from eegdecode.evaluate.contrast import ContrastScore, contrast_report
-from eegdecode.evaluate.covariance_baselines import RIEMANN, riemann_contrast
+from eegdecode.evaluate.covariance_baselines import RIEMANN
 from eegdecode.evaluate.statistics import PairedTest, paired_tests
 from eegdecode.models.options import subject_rows
 from eegdecode.recipes import RECIPES
 from eegdecode.recipes.muse import ON_MUSE, on_muse
 from eegdecode.runtime import places
 from eegdecode.runtime.categories import Division, candidate_scores, log_odds, two_categories
+from eegdecode.runtime.category_baselines import LDA, TwoCategories, baseline_contrast
 from eegdecode.runtime.prepare import prepare
 from eegdecode.runtime.progress import say
 from eegdecode.train.engine import build_engine
@@ -33,10 +33,7 @@ from eegdecode.train.loop import fit
 
 STEPS, LR = 60, 1e-3
 """Of recipes that are trained by gradient: a comparison of a dozen on two cores."""
-REFITS = 50
-"""Of a classifier of covariances on permuted labels, where these are permuted by position: each takes seconds."""
 BRAINDECODE = ("eegnet", "shallownet", "deepnet")
-LDA = "shrinkage LDA"
 
 
 class DivisionVersus(Section):
@@ -61,17 +58,6 @@ class Versus(Section):
     steps: int
     lr: float
     divisions: tuple[DivisionVersus, ...]
-
-
-@dataclass(frozen=True)
-class _Asked:
-    """The trials that are scored in one division: those of the two categories, in the order of the set."""
-
-    rows_N: NDArray[np.int64]
-    positive_N: NDArray[np.bool_]
-    fold_N: NDArray[np.str_]
-    run_N: NDArray[np.str_]
-    position_N: NDArray[np.int64]
 
 
 def rivals(muse: Experiment) -> dict[str, Experiment]:
@@ -112,12 +98,12 @@ def versus(muse: Experiment) -> Versus:
     divisions = []
     for by in (own.protocol.split_by, *own.protocol.also_split_by):
         assert by != "subject_concept"  # there are two categories, and both are learnt from
-        asked = _asked(own, first, by)
-        baselines = _baselines(own, first, asked, by)
+        rows_N, asked = _asked(own, first, by)
+        baselines = _baselines(asked, own.protocol)
         recipes = {}
         for name, experiment in experiments.items():
-            decision_N = decisions(experiment, shards[name], by)[asked.rows_N]
-            recipes[name] = _report(experiment, decision_N, asked, by)
+            decision_N = decisions(experiment, shards[name], by)[rows_N]
+            recipes[name] = _report(experiment.protocol, decision_N, asked)
             say(f"versus: {by}: {name} {recipes[name].auc:.3f}")
         divisions.append(compared(by, recipes, baselines))
     found = Versus(data=own.recipe, steps=STEPS, lr=LR, divisions=tuple(divisions))
@@ -222,48 +208,54 @@ def table(found: Versus) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _asked(experiment: Experiment, shards: ShardSet, by: Division) -> _Asked:
+def _asked(experiment: Experiment, shards: ShardSet, by: Division) -> tuple[NDArray[np.int64], TwoCategories]:
+    """Return the rows of the two categories in the order of the set, and what is asked of them."""
     labels = experiment.protocol.contrast
     if labels is None:
         raise ValueError(f"recipe '{experiment.recipe}' needs protocol.contrast, the two categories, got none.")
     rows_N, positive_N = two_categories(shards.table, labels)
     run_N, left_N = (group_of(shards.table, kind).astype(str)[rows_N] for kind in ("run", by))
-    return _Asked(rows_N, positive_N, left_N, run_N, shards.table["position"].to_numpy()[rows_N])
+    return rows_N, TwoCategories(
+        eeg_uv_NCT=shards.gather(rows_N),
+        sfreq_hz=shards.manifest.sfreq_hz,
+        tmin_s=shards.manifest.tmin_s,
+        positive_N=positive_N,
+        fold_N=left_N,
+        run_N=run_N,
+        position_N=shards.table["position"].to_numpy()[rows_N],
+        labels=labels,
+        split_by=by,
+    )
 
 
-def _baselines(experiment: Experiment, shards: ShardSet, asked: _Asked, by: Division) -> dict[str, ContrastScore]:
-    protocol = experiment.protocol
-    assert protocol.contrast is not None
-    eeg_uv_NCT = shards.gather(asked.rows_N).astype(np.float64)
-    given = (eeg_uv_NCT, asked.positive_N, asked.fold_N, asked.run_N, asked.position_N)
-    found = {
-        LDA: lda_contrast(*given, labels=protocol.contrast, split_by=by, permute=protocol.permute, seed=protocol.seed)
-    }
+def _baselines(asked: TwoCategories, protocol: Protocol) -> dict[str, ContrastScore]:
+    lda = lda_contrast(
+        asked.eeg_uv_NCT,
+        asked.positive_N,
+        asked.fold_N,
+        asked.run_N,
+        asked.position_N,
+        labels=asked.labels,
+        split_by=asked.split_by,
+        permute=protocol.permute,
+        seed=protocol.seed,
+    )
+    found = {LDA: lda}
     for name in RIEMANN:
-        found[name] = riemann_contrast(
-            name,
-            *given,
-            labels=protocol.contrast,
-            split_by=by,
-            permute=protocol.permute,
-            seed=protocol.seed,
-            n_permutations=REFITS if protocol.permute == "positions" else protocol.permutations,
-        )
-        say(f"versus: {by}: {name} {found[name].auc:.3f}")
+        found[name] = baseline_contrast(name, asked, protocol)
+        say(f"versus: {asked.split_by}: {name} {found[name].auc:.3f}")
     return found
 
 
-def _report(experiment: Experiment, decision_N: NDArray[np.float64], asked: _Asked, by: Division) -> ContrastScore:
-    protocol = experiment.protocol
-    assert protocol.contrast is not None
+def _report(protocol: Protocol, decision_N: NDArray[np.float64], asked: TwoCategories) -> ContrastScore:
     return contrast_report(
         decision_N,
         asked.positive_N,
         asked.fold_N,
         asked.run_N,
         asked.position_N,
-        labels=protocol.contrast,
-        split_by=by,
+        labels=asked.labels,
+        split_by=asked.split_by,
         permute=protocol.permute,
         n_permutations=protocol.permutations,
         seed=protocol.seed,
