@@ -47,11 +47,11 @@ def write(folder: Path) -> None:
         shard_set.publish_targets(str(folder / f"target-{name}"), manifest, ids, target.astype(np.float32))
 
 
-def experiment(average: int, batch: int, alphas: tuple[float, ...], n_val: int) -> Experiment:
+def experiment(average: int, batch: int, alphas: tuple[float, ...], n_val: int, centre: bool = True) -> Experiment:
     return Experiment(recipe="ridge").override(
         {
             "targets.also": {"text": "gabor"},
-            "targets.centre": True,
+            "targets.centre": centre,
             "encoder.name": "linear",
             "encoder.start": "ridge",
             "encoder.alphas": alphas,
@@ -67,17 +67,18 @@ def experiment(average: int, batch: int, alphas: tuple[float, ...], n_val: int) 
 
 
 CASES = {
-    "validation": (1, ALPHAS, 12),
-    "generalised": (1, ALPHAS, 0),
-    "one penalty": (1, (30.0,), 0),
-    "averaged": (0, ALPHAS, 12),
+    "validation": (1, ALPHAS, 12, True),
+    "generalised": (1, ALPHAS, 0, True),
+    "one penalty": (1, (30.0,), 0, True),
+    "averaged": (0, ALPHAS, 12, True),
+    "uncentred": (0, ALPHAS, 12, False),
 }
-"""Repetitions averaged, penalties, validation concepts."""
+"""Repetitions averaged, penalties, validation concepts, targets centred."""
 
 
 def opened(folder: Path, case: str, batch: int) -> tuple[Experiment, shards.ShardSet]:
-    average, alphas, n_val = CASES[case]
-    described = experiment(average, batch, alphas, n_val)
+    average, alphas, n_val, centre = CASES[case]
+    described = experiment(average, batch, alphas, n_val, centre)
     targets = {name: str(folder / f"target-{name}") for name in DIMS}
     return described, shards.open_shards(str(folder / "eeg"), targets=targets, protocol=described.protocol)
 

@@ -64,13 +64,14 @@ def rows(folder: Path, case: str, part: str) -> tuple[np.ndarray, dict[str, np.n
         row = np.array([r for _, r in pairs])
     train_rows = np.unique(shards.picture_row[shards.trials_of(fold, "train")])
     targets = {name: one.target_PD[row].astype(np.float64) for name, one in shards.targets.items()}
-    targets[""] -= shards.target_PD[train_rows].mean(axis=0, dtype=np.float64)
+    if described.targets.centre:
+        targets[""] -= shards.target_PD[train_rows].mean(axis=0, dtype=np.float64)
     return eeg.reshape(len(eeg), -1), targets
 
 
 def by_rows(folder: Path, case: str, name: str) -> tuple[np.ndarray, np.ndarray]:
     """Weights and bias by solving for every penalty and looking at every row; nothing of the project's solver."""
-    _, alphas, n_val = CASES[case]
+    _, alphas, n_val, centre = CASES[case]
     x, targets = rows(folder, case, "train")
     y = targets[name]
     unit = x.std(axis=0, ddof=1)
@@ -87,7 +88,7 @@ def by_rows(folder: Path, case: str, name: str) -> tuple[np.ndarray, np.ndarray]
             errors.append(np.sum((x @ weight + bias - y) ** 2) / (len(x) - 1 - np.trace(hat)) ** 2)
         maps.append((weight, bias))
     weight, bias = maps[int(np.argmin(errors))]
-    if not name:
+    if not name and centre:
         return weight, bias
     x, y = held[0] if held else x, held[1][name] if held else y
     predicted = x @ weight
