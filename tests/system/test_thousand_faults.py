@@ -46,12 +46,12 @@ SHARE = {
     "shortened": 0.02, "overlong": 0.02, "wrong bytes": 0.005, "replaced": 0.01, "slow": 0.01,
     "silent": 0.003, "stalled": 0.003, "trickled": 0.003, "trickled head": 0.003,
 }  # fmt: skip
-# Waits that suit a store on this machine; a tar comes in one part or two.
+# Short waits, and long enough for a store whose cores do other work; a tar comes in one part or two.
 WAITS = {
     "_WAIT_S": 0.002,
     "_SLOW_DOWN_S": 0.004,
-    "_READ_S": 0.6,
-    "_PART_S": 1.2,
+    "_READ_S": 1.5,
+    "_PART_S": 3.0,
     "_GRACE_S": 0.4,
     "_GET_BYTES": 1 << 15,
 }
