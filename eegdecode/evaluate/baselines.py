@@ -23,6 +23,8 @@ from eegdecode.evaluate.contrast import ClassScore, ContrastScore, class_report,
 from eegdecode.evaluate.statistics import PairedTest, Permute, paired_tests
 
 F64 = NDArray[np.float64]
+Decide = Callable[[NDArray[Any]], F64]
+"""Labels (N) to decisions (N), higher for the positive category, each by a classifier of all folds but the trial's."""
 N_PERMUTATIONS = 200
 DECODER = "decoder"
 
@@ -140,21 +142,8 @@ class FoldwiseLda:
         return shrunk_FF
 
 
-def lda_contrast(
-    eeg_NCT: NDArray[np.floating],
-    positive_N: NDArray[np.bool_],
-    fold_N: NDArray[Any],
-    run_N: NDArray[Any],
-    position_N: NDArray[Any],
-    *,
-    labels: tuple[str, str],
-    split_by: Literal["concept", "picture", "run", "subject"],
-    permute: Permute,
-    seed: int,
-    n_permutations: int = N_PERMUTATIONS,
-    picture_N: NDArray[Any] | None = None,
-) -> ContrastScore:
-    """Score LDA between two categories, with a null of LDAs trained on permuted labels; see `contrast_report`."""
+def lda_decider(eeg_NCT: NDArray[np.floating], fold_N: NDArray[Any]) -> Decide:
+    """Return shrinkage LDA of two categories, one fold left out at a time."""
     lda = FoldwiseLda(eeg_NCT, fold_N)
 
     def decide(truth_N: NDArray[Any]) -> F64:
@@ -162,23 +151,26 @@ def lda_contrast(
         difference_N: F64 = decision_NK[:, 1] - decision_NK[:, 0]
         return difference_N
 
-    return classifier_contrast(
-        decide,
-        positive_N,
-        fold_N,
-        run_N,
-        position_N,
-        labels=labels,
-        split_by=split_by,
-        permute=permute,
-        seed=seed,
-        n_permutations=n_permutations,
-        picture_N=picture_N,
-    )
+    return decide
+
+
+def logistic_decider(feature_NF: F64, fold_N: NDArray[Any]) -> Decide:
+    """Return logistic regression on features (`log_power`, `time_locked`), one fold left out at a time."""
+    divisions = left_out(fold_N)
+
+    def decide(truth_N: NDArray[Any]) -> F64:
+        decision_N = np.empty(len(truth_N))
+        with threadpool_limits(1, user_api="blas"):  # few numbers per trial, and many fits
+            for division in divisions:
+                fitted = logistic(feature_NF[division.train_N], truth_N[division.train_N])
+                decision_N[division.test_N] = fitted.decision_function(feature_NF[division.test_N])
+        return decision_N
+
+    return decide
 
 
 def classifier_contrast(
-    decide: Callable[[NDArray[Any]], F64],
+    decide: Decide,
     positive_N: NDArray[np.bool_],
     fold_N: NDArray[Any],
     run_N: NDArray[Any],
@@ -189,15 +181,12 @@ def classifier_contrast(
     permute: Permute,
     seed: int,
     n_permutations: int,
-    picture_N: NDArray[Any] | None = None,
     refitted: bool = True,
 ) -> ContrastScore:
     """Score a classifier between two categories; see `contrast_report`.
 
     Parameters
     ----------
-    decide
-        Labels (N) to decisions (N), each by a classifier of all folds but the trial's own.
     refitted
         Whether the null trains again on permuted labels; its decisions stay otherwise.
     """
@@ -213,7 +202,6 @@ def classifier_contrast(
             permute=permute,
             n_permutations=n_permutations,
             seed=seed,
-            picture_N=picture_N,
         )
     return contrast_report(
         decide(positive_N),
@@ -226,50 +214,7 @@ def classifier_contrast(
         permute=permute,
         n_permutations=n_permutations,
         seed=seed,
-        picture_N=picture_N,
         null_R=null_R,
-    )
-
-
-def logistic_contrast(
-    feature_NF: F64,
-    positive_N: NDArray[np.bool_],
-    fold_N: NDArray[Any],
-    run_N: NDArray[Any],
-    position_N: NDArray[Any],
-    *,
-    labels: tuple[str, str],
-    split_by: Literal["concept", "picture", "run", "subject"],
-    permute: Permute,
-    seed: int,
-    n_permutations: int = N_PERMUTATIONS,
-) -> ContrastScore:
-    """Score logistic regression on features (`log_power`, `time_locked`) between two categories; see `contrast_report`.
-
-    Where labels are permuted by position it is trained again on each permutation; elsewhere its decisions stay.
-    """
-    divisions = left_out(fold_N)
-
-    def decide(truth_N: NDArray[Any]) -> F64:
-        decision_N = np.empty(len(truth_N))
-        with threadpool_limits(1, user_api="blas"):  # few numbers per trial, and many fits
-            for division in divisions:
-                fitted = logistic(feature_NF[division.train_N], truth_N[division.train_N])
-                decision_N[division.test_N] = fitted.decision_function(feature_NF[division.test_N])
-        return decision_N
-
-    return classifier_contrast(
-        decide,
-        positive_N,
-        fold_N,
-        run_N,
-        position_N,
-        labels=labels,
-        split_by=split_by,
-        permute=permute,
-        seed=seed,
-        n_permutations=n_permutations,
-        refitted=permute == "positions",
     )
 
 

@@ -23,8 +23,8 @@ NOT_COMPARED = ("permutations",)
 """Fields of a protocol that change how finely a p is known, not what the score means."""
 
 
-class ComparedRun(Section):
-    """One run of a comparison, its score with all that judges it."""
+class RunFacts(Section):
+    """Which run of a comparison it is."""
 
     name: str
     """Its recipe; with the run id where two runs have one recipe."""
@@ -34,6 +34,11 @@ class ComparedRun(Section):
     manifest_digest: str
     commit: str | None
     date: str
+
+
+class ComparedRun(RunFacts):
+    """One run of a comparison, its score with all that judges it."""
+
     score: RetrievalScore
 
 
@@ -89,17 +94,7 @@ def compare(found: Mapping[str, tuple[Report, Decisions]], *, against: str | Non
         gallery_digest=answers.gallery_digest,
         test_digest=answers.test_digest,
         runs=tuple(
-            ComparedRun(
-                name=names[uri],
-                recipe=report.recipe,
-                run_id=report.run_id,
-                uri=uri,
-                manifest_digest=report.manifest_digest,
-                commit=report.commit,
-                date=report.date,
-                score=scores[uri],
-            )
-            for uri, (report, _) in found.items()
+            ComparedRun(**run_facts(names[uri], uri, report), score=scores[uri]) for uri, (report, _) in found.items()
         ),
         concepts=paired_tests(concepts, unit="concepts", against=against, seed=seed),
         subjects=(
@@ -115,6 +110,12 @@ def load_runs(folder_uris: Sequence[str]) -> dict[str, tuple[Report, Decisions]]
     """Read the reports of folders that hold summary.json and decisions.json."""
     refuse_twice(folder_uris)
     return {uri: (load_report(uri), load_decisions(uri)) for uri in folder_uris}
+
+
+def run_facts(name: str, uri: str, report: Report) -> dict[str, Any]:
+    """Return the fields of `RunFacts`."""
+    of_report = ("recipe", "run_id", "manifest_digest", "commit", "date")
+    return {"name": name, "uri": uri} | {field: getattr(report, field) for field in of_report}
 
 
 def refuse_twice(folder_uris: Sequence[str]) -> None:

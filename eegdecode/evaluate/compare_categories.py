@@ -15,7 +15,15 @@ from eegdecode.batch import SourceFact
 from eegdecode.config import Protocol, Section
 from eegdecode.evaluate import compare_categories_page
 from eegdecode.evaluate.category_decisions import CategoryDecisions, DivisionDecisions, load_category_decisions
-from eegdecode.evaluate.compare import SAME_SCORE, protocol_facts, refuse_difference, refuse_twice, run_names
+from eegdecode.evaluate.compare import (
+    SAME_SCORE,
+    RunFacts,
+    protocol_facts,
+    refuse_difference,
+    refuse_twice,
+    run_facts,
+    run_names,
+)
 from eegdecode.evaluate.contrast import ClassScore, ContrastScore
 from eegdecode.evaluate.report import Report, load_report
 from eegdecode.evaluate.statistics import PairedTest, paired_tests
@@ -24,17 +32,9 @@ NOT_COMPARED = ("permutations", "control_window_s")
 """Fields of a protocol that change how finely a p is known, or a control, not what the score means."""
 
 
-class ComparedCategories(Section):
+class ComparedCategories(RunFacts):
     """One run of a comparison."""
 
-    name: str
-    """Its recipe; with the run id where two runs have one recipe."""
-    recipe: str
-    run_id: str
-    uri: str
-    manifest_digest: str
-    commit: str | None
-    date: str
     classes: ClassScore
     """Of the first division."""
 
@@ -155,16 +155,7 @@ def accuracies(decisions: DivisionDecisions) -> dict[str, float]:
 
 def _run(name: str, uri: str, report: Report) -> ComparedCategories:
     assert report.classes is not None  # _refuse_strangers
-    return ComparedCategories(
-        name=name,
-        recipe=report.recipe,
-        run_id=report.run_id,
-        uri=uri,
-        manifest_digest=report.manifest_digest,
-        commit=report.commit,
-        date=report.date,
-        classes=report.classes,
-    )
+    return ComparedCategories(**run_facts(name, uri, report), classes=report.classes)
 
 
 def _division(found: Found, names: Mapping[str, str], place: int, against: str | None, seed: int) -> ComparedDivision:

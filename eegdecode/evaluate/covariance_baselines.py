@@ -6,7 +6,7 @@ Shape letters: N trial, C chan, T time, K class.
 """
 
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,9 +16,7 @@ from pyriemann.tangentspace import TangentSpace
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import Pipeline
 
-from eegdecode.evaluate.baselines import F64, N_PERMUTATIONS, classifier_contrast
-from eegdecode.evaluate.contrast import ContrastScore
-from eegdecode.evaluate.statistics import Permute
+from eegdecode.evaluate.baselines import F64
 
 
 def _tangent(covariances: Any) -> Pipeline:
@@ -57,42 +55,3 @@ def riemann_decisions(
             distance_NK = fitted.transform(eeg_NCT[test_N])
             decision_N[test_N] = distance_NK[:, 0] - distance_NK[:, 1]
     return decision_N
-
-
-def riemann_contrast(
-    name: str,
-    eeg_NCT: NDArray[np.floating],
-    positive_N: NDArray[np.bool_],
-    fold_N: NDArray[Any],
-    run_N: NDArray[Any],
-    position_N: NDArray[Any],
-    *,
-    labels: tuple[str, str],
-    split_by: Literal["concept", "picture", "run", "subject"],
-    permute: Permute,
-    seed: int,
-    n_permutations: int = N_PERMUTATIONS,
-) -> ContrastScore:
-    """Score a classifier of `RIEMANN` between two categories; see `contrast_report`.
-
-    Where labels are permuted by position it is trained again on each permutation, as LDA is. Elsewhere its decisions
-    stay and test labels are permuted within runs: training is a hundred times that of LDA.
-    """
-    make = RIEMANN[name]
-
-    def decide(truth_N: NDArray[Any]) -> F64:
-        return riemann_decisions(make, eeg_NCT, truth_N, fold_N)
-
-    return classifier_contrast(
-        decide,
-        positive_N,
-        fold_N,
-        run_N,
-        position_N,
-        labels=labels,
-        split_by=split_by,
-        permute=permute,
-        seed=seed,
-        n_permutations=n_permutations,
-        refitted=permute == "positions",
-    )

@@ -20,7 +20,7 @@ from eegdecode.bundle import Bundle, Gallery
 from eegdecode.config import Experiment
 from eegdecode.data.shardset import ShardSet, test_trials
 from eegdecode.data.splits import group_of
-from eegdecode.evaluate.baselines import ContrastBaselines, lda_classes, lda_contrast
+from eegdecode.evaluate.baselines import ContrastBaselines, lda_classes
 from eegdecode.evaluate.category_decisions import DivisionDecisions, division_decisions
 from eegdecode.evaluate.contrast import ClassScore, ContrastScore, class_report, contrast_report
 from eegdecode.evaluate.retrieval import score_matrix
@@ -160,7 +160,7 @@ def _decisions(experiment: Experiment, decided: _Decided) -> DivisionDecisions:
 def _baselines(
     experiment: Experiment, shards: ShardSet, decided: _Decided, decoder: ContrastScore
 ) -> ContrastBaselines:
-    protocol, manifest = experiment.protocol, shards.manifest
+    manifest = shards.manifest
     rows, positive_N = two_categories(decided.table, decoder.labels)
     trials = TwoCategories(
         eeg_uv_NCT=decided.eeg_uv_NCT[rows],
@@ -173,19 +173,7 @@ def _baselines(
         labels=decoder.labels,
         split_by=decided.by,
     )
-    lda = lda_contrast(
-        trials.eeg_uv_NCT,
-        positive_N,
-        trials.fold_N,
-        trials.run_N,
-        trials.position_N,
-        labels=trials.labels,
-        split_by=decided.by,
-        permute=protocol.permute,
-        seed=protocol.seed,
-        picture_N=decided.table["picture"].to_numpy(str)[rows],
-    )
-    return contrast_baselines(trials, protocol, decoder, lda)
+    return contrast_baselines(trials, experiment.protocol, decoder)
 
 
 def _classes(experiment: Experiment, decided: _Decided, null_R: NDArray[np.float64] | None) -> ClassScore:

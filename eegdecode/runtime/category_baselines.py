@@ -2,14 +2,22 @@
 
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import ray
 from numpy.typing import NDArray
 
 from eegdecode.config import Protocol
-from eegdecode.evaluate.baselines import N_PERMUTATIONS, ContrastBaselines, baselines_beside, logistic_contrast
+from eegdecode.evaluate.baselines import (
+    N_PERMUTATIONS,
+    ContrastBaselines,
+    Decide,
+    baselines_beside,
+    classifier_contrast,
+    lda_decider,
+    logistic_decider,
+)
 from eegdecode.evaluate.confounds import log_power, time_locked
 from eegdecode.evaluate.contrast import ContrastScore
 from eegdecode.runtime.progress import gather
@@ -35,33 +43,40 @@ class TwoCategories:
     split_by: Literal["concept", "picture", "run", "subject"]
 
 
-def contrast_baselines(
-    trials: TwoCategories, protocol: Protocol, decoder: ContrastScore, lda: ContrastScore
-) -> ContrastBaselines:
+def contrast_baselines(trials: TwoCategories, protocol: Protocol, decoder: ContrastScore) -> ContrastBaselines:
     """Score every classifier in the decoder's folds, and test the decoder against each."""
     # Covariances take seconds to import, and only runs of categories need them.
     from eegdecode.evaluate.covariance_baselines import RIEMANN
 
-    names = (*RIEMANN, TIME_LOCKED, MEAN_POWER)
+    names = (LDA, *RIEMANN, TIME_LOCKED, MEAN_POWER)
     given, task = ray.put(trials), ray.remote(num_cpus=1)(baseline_contrast)
     futures = [task.remote(name, given, protocol) for name in names]
     found: list[ContrastScore] = gather(futures, f"evaluate: baselines, leave one {trials.split_by} out", "classifiers")
-    return baselines_beside(decoder, {LDA: lda} | dict(zip(names, found, strict=True)), protocol.seed)
+    return baselines_beside(decoder, dict(zip(names, found, strict=True)), protocol.seed)
 
 
 def baseline_contrast(name: str, trials: TwoCategories, protocol: Protocol) -> ContrastScore:
-    """Score one classifier by its name."""
-    from eegdecode.evaluate.covariance_baselines import RIEMANN, riemann_contrast
+    """Score one classifier by its name.
 
-    score: Any
-    refits = N_PERMUTATIONS
-    if name in RIEMANN:
-        score, refits = partial(riemann_contrast, name, trials.eeg_uv_NCT), REFITS
+    Where labels are permuted by position it is trained again on each permutation. Elsewhere its decisions stay and test
+    labels are permuted within runs, but for LDA, of which a training takes a hundredth of the others'.
+    """
+    refitted, covariances = name == LDA or protocol.permute == "positions", False
+    decide: Decide
+    if name == LDA:
+        decide = lda_decider(trials.eeg_uv_NCT, trials.fold_N)
     elif name == TIME_LOCKED:
-        score = partial(logistic_contrast, time_locked(trials.eeg_uv_NCT, trials.sfreq_hz, trials.tmin_s))
+        locked_NF = time_locked(trials.eeg_uv_NCT, trials.sfreq_hz, trials.tmin_s)
+        decide = logistic_decider(locked_NF, trials.fold_N)
+    elif name == MEAN_POWER:
+        decide = logistic_decider(log_power(trials.eeg_uv_NCT), trials.fold_N)
     else:
-        score = partial(logistic_contrast, log_power(trials.eeg_uv_NCT))
-    found: ContrastScore = score(
+        from eegdecode.evaluate.covariance_baselines import RIEMANN, riemann_decisions
+
+        decide, covariances = partial(riemann_decisions, RIEMANN[name], trials.eeg_uv_NCT, fold_N=trials.fold_N), True
+    refits = REFITS if covariances else N_PERMUTATIONS
+    return classifier_contrast(
+        decide,
         trials.positive_N,
         trials.fold_N,
         trials.run_N,
@@ -70,6 +85,6 @@ def baseline_contrast(name: str, trials: TwoCategories, protocol: Protocol) -> C
         split_by=trials.split_by,
         permute=protocol.permute,
         seed=protocol.seed,
-        n_permutations=refits if protocol.permute == "positions" else protocol.permutations,
+        n_permutations=refits if refitted else protocol.permutations,
+        refitted=refitted,
     )
-    return found

@@ -50,16 +50,15 @@ def transfer(experiment: Experiment) -> TransferReport:
     people = []
     for fold in (fold for fold in shards.folds if fold.by == protocol.split_by):
         tested = open_tested(experiment, shards, fold)
-        (subject, found), *more = fit_transfer(shards, fold, protocol.seed).items()
-        assert not more  # a fold leaves one person out
+        found = fit_transfer(shards, fold, protocol.seed)
         plain, mapped = (
             score_of(*answers_of([Ranked(experiment, shards, one)], protocol.test_repetitions), protocol)
             for one in (tested, replace(tested, eeg_uv_NCT=found(tested.eeg_uv_NCT)))
         )
-        people.append(PersonTransfer(subject=subject, n_pictures=found.n_pictures, plain=plain, mapped=mapped))
+        people.append(PersonTransfer(subject=found.subject, n_pictures=found.n_pictures, plain=plain, mapped=mapped))
         say(
-            f"transfer: {subject}: top-1 {plain.top1:.4f}, mapped {mapped.top1:.4f} (chance {plain.chance_top1:.4f}), "
-            f"{found.n_pictures} pictures"
+            f"transfer: {found.subject}: top-1 {plain.top1:.4f}, mapped {mapped.top1:.4f} "
+            f"(chance {plain.chance_top1:.4f}), {found.n_pictures} pictures"
         )
     report = TransferReport(run_id=experiment.run_id, alpha=ALPHA, people=tuple(people))
     where = storage.join(places.report(experiment), "transfer.json")

@@ -15,7 +15,6 @@ from eegdecode import bundle, storage
 from eegdecode.config import Experiment, MuseData, Protocol, Section
 from eegdecode.data.shardset import ShardSet, test_trials
 from eegdecode.data.splits import group_of
-from eegdecode.evaluate.baselines import lda_contrast
 from eegdecode.evaluate.contrast import ContrastScore, contrast_report
 from eegdecode.evaluate.covariance_baselines import RIEMANN
 from eegdecode.evaluate.statistics import PairedTest, paired_tests
@@ -229,19 +228,8 @@ def _asked(experiment: Experiment, shards: ShardSet, by: Division) -> tuple[NDAr
 
 
 def _baselines(asked: TwoCategories, protocol: Protocol) -> dict[str, ContrastScore]:
-    lda = lda_contrast(
-        asked.eeg_uv_NCT,
-        asked.positive_N,
-        asked.fold_N,
-        asked.run_N,
-        asked.position_N,
-        labels=asked.labels,
-        split_by=asked.split_by,
-        permute=protocol.permute,
-        seed=protocol.seed,
-    )
-    found = {LDA: lda}
-    for name in RIEMANN:
+    found = {}
+    for name in (LDA, *RIEMANN):
         found[name] = baseline_contrast(name, asked, protocol)
         say(f"versus: {asked.split_by}: {name} {found[name].auc:.3f}")
     return found

@@ -3,19 +3,18 @@
 Shape letters: N trial, Q query, C chan, T time, D embedding, K concept, P picture.
 """
 
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator
 from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
-import pandas as pd
 import torch
 from numpy.typing import NDArray
 from torch import nn
 from torch.nn import functional
 
-from eegdecode import hub, metrics
+from eegdecode import hub
 from eegdecode.batch import Fold, TrialBatch
 from eegdecode.bundle import Bundle, BundleFact, Gallery
 from eegdecode.config import CONCEPT, FEATURES, Experiment
@@ -36,12 +35,10 @@ from eegdecode.train.levels import BlurLevels
 from eegdecode.train.pretrained import start_pretrained
 from eegdecode.train.ridge import first_pass, start_ridge
 from eegdecode.train.task import DecodingTask
+from eegdecode.train.validation import NEW, Validation, picture_means, validation_of
 
 FRONT_TRIALS = 20_000
 """Trials the front is fitted on at most: its covariance is long settled by then."""
-Scores = Mapping[str, float]
-_NEW = ("concept", "picture", "subject_concept")
-"""Divisions whose test pictures were not shown in training."""
 
 
 @dataclass(frozen=True)
@@ -52,48 +49,13 @@ class FoldRun:
     """With the validation groups moved to training where the last step is kept."""
     task: DecodingTask
     stream: "Stream | Relabelled"
-    validation: "Validation | None"
+    validation: Validation | None
     n_train: int
     n_val: int
     subjects: tuple[str, ...] = ()
     """The decoder's table of subjects, those of the training trials; empty where its encoder has none."""
     positions_C3: NDArray[np.float64] | None = None
     """Of the electrodes, for an encoder behind virtual ones."""
-
-
-@dataclass(frozen=True)
-class Validation:
-    """Ranks validation pictures by their averaged EEG; the score by which steps and configurations are chosen.
-
-    Attributes
-    ----------
-    eeg_uv_QCT
-        Mean over the repetitions of a picture in a subject (or run).
-    target_PD, right_Q
-        Candidates, and the row of each query's own.
-    subject_Q
-        Row of each query's subject in the decoder's table; None where it has none.
-    """
-
-    eeg_uv_QCT: torch.Tensor
-    target_PD: torch.Tensor
-    right_Q: NDArray[np.int64]
-    subject_Q: torch.Tensor | None = None
-
-    def __call__(self, task: nn.Module) -> Scores:
-        """Return `val_score` (mean average precision) and `val_top1`."""
-        decoder = task.decoder
-        assert isinstance(decoder, Decoder)
-        device = decoder.target_centre_D.device
-        subject_Q = None if self.subject_Q is None else self.subject_Q.to(device)
-        z_QD = functional.normalize(decoder(self.eeg_uv_QCT.to(device), subject_Q), dim=1)
-        candidate_PD = functional.normalize(decoder.embed_target(self.target_PD.to(device)), dim=1)
-        scores_QP = (z_QD @ candidate_PD.T).float().cpu().numpy()
-        relevant_QP = np.arange(len(self.target_PD))[None] == self.right_Q[:, None]
-        return {
-            "val_score": float(metrics.mean_average_precision(scores_QP, relevant_QP)),
-            "val_top1": float(metrics.top_k(scores_QP, self.right_Q, 1)),
-        }
 
 
 def build_fold(
@@ -200,7 +162,7 @@ def build_fold(
             _augmentation(experiment, facts.sfreq_hz),
         ),
         stream=stream,
-        validation=_validation(shards, fold, val_N, subjects) if len(val_N) else None,
+        validation=validation_of(shards, fold, val_N, subjects) if len(val_N) else None,
         n_train=len(train_N),
         n_val=len(val_N),
         subjects=subjects,
@@ -285,7 +247,7 @@ def _augmentation(experiment: Experiment, sfreq_hz: float) -> Callable[[TrialBat
 
 def drawn_rows(shards: ShardSet, folds: tuple[Fold, ...]) -> NDArray[np.int64]:
     """Return the picture rows a drawer may learn from: none of a concept that a fold tests or validates on."""
-    held = {by: {name for fold in folds if fold.by == by for name in (*fold.test, *fold.val)} for by in _NEW}
+    held = {by: {name for fold in folds if fold.by == by for name in (*fold.test, *fold.val)} for by in NEW}
     for fold in folds:
         if fold.by == "subject_concept":
             rows_N = shards.picture_row[np.isin(shards.part_of(fold), (VAL, TEST))]
@@ -311,7 +273,7 @@ def make_bundle(
     facts = shards.manifest
     decoder = run.task.decoder.cpu().eval()
     part: Literal["train", "val"] = "val" if run.n_val else "train"
-    eeg_uv_QCT, rows_Q, subject_Q = _averaged(shards, run.fold, shards.trials_of(run.fold, part))
+    eeg_uv_QCT, rows_Q, subject_Q = picture_means(shards, run.fold, shards.trials_of(run.fold, part))
     with torch.no_grad():
         z_QD = functional.normalize(decoder(torch.from_numpy(eeg_uv_QCT), subject_rows(run.subjects, subject_Q)), dim=1)
     weight_DD, bias_D = _bridge(z_QD.numpy(), shards.target_PD[rows_Q])
@@ -403,44 +365,6 @@ def embedded_targets(decoder: Decoder, target_PD: NDArray[np.float32]) -> NDArra
     with torch.no_grad():
         embedded: NDArray[np.float32] = decoder.embed_target(torch.from_numpy(target_PD)).numpy()
     return embedded
-
-
-def _validation(shards: ShardSet, fold: Fold, trials_N: Untested, subjects: tuple[str, ...]) -> Validation:
-    eeg_uv_QCT, rows_Q, subject_Q = _averaged(shards, fold, trials_N)
-    rows, right_Q = np.unique(rows_Q, return_inverse=True)
-    return Validation(
-        torch.from_numpy(eeg_uv_QCT),
-        torch.from_numpy(shards.target_PD[rows]),
-        right_Q.astype(np.int64),
-        subject_rows(subjects, subject_Q),
-    )
-
-
-def _averaged(
-    shards: ShardSet, fold: Fold, trials_N: Untested
-) -> tuple[NDArray[np.float32], NDArray[np.int64], list[str]]:
-    """Return EEG averaged over a picture's repetitions in one subject (one run where runs are split), row and subject.
-
-    Raises
-    ------
-    ValueError
-        A trial of the test part: a step would be selected, or a bridge fitted, on what is scored.
-    """
-    tested = trials_N[shards.part_of(fold)[trials_N] == TEST]
-    if len(tested):
-        raise ValueError(
-            f"fold '{fold.name}': what selects or fits must be of its train or val part, got {len(tested)} trials of "
-            f"its test part, {int(tested[0])} among them. Take them from ShardSet.trials_of."
-        )
-    table = shards.table.iloc[trials_N]
-    new = fold.by in _NEW
-    who = table["subject"].astype(str) if new else pd.Series(group_of(table, "run"), table.index)
-    means, rows, subjects = [], [], []
-    for _, members in table.groupby([who, "picture_row"]):
-        means.append(shards.gather(members.index.to_numpy(np.int64)).mean(axis=0, dtype=np.float32))
-        rows.append(int(members["picture_row"].iloc[0]))
-        subjects.append(str(members["subject"].iloc[0]))
-    return np.stack(means), np.array(rows, np.int64), subjects
 
 
 def _bridge(

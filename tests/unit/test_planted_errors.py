@@ -38,6 +38,7 @@ from eegdecode.train import fold as folding
 from eegdecode.train.engine import build_engine
 from eegdecode.train.fold import build_fold, make_bundle
 from eegdecode.train.loop import fit
+from eegdecode.train.validation import validation_of
 from tests.writers import shard_set
 from tests.writers.synthetic_set import EPOCHS, SOURCE, SyntheticSet
 
@@ -112,15 +113,15 @@ from eegdecode.batch import Fold
 from eegdecode.config import Stream as Spec
 from eegdecode.data.shardset import ShardSet, test_trials
 from eegdecode.data.stream import Stream
-from eegdecode.train.fold import _validation
+from eegdecode.train.validation import validation_of
 
 
 def select(shards: ShardSet, fold: Fold) -> None:
     Stream(shards, shards.trials_of(fold, "train"), 32, 0, 0, 1, Spec())
-    _validation(shards, fold, shards.trials_of(fold, "val"), ())
+    validation_of(shards, fold, shards.trials_of(fold, "val"), ())
     shards.trials_of(fold, "test")  # planted
     Stream(shards, test_trials(shards, fold), 32, 0, 0, 1, Spec())  # planted
-    _validation(shards, fold, test_trials(shards, fold), ())  # planted
+    validation_of(shards, fold, test_trials(shards, fold), ())  # planted
 """
 
 
@@ -142,7 +143,7 @@ def test_a_test_selected_epoch(made: SyntheticSet, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="only scoring sees the test part"):
         shards.trials_of(fold, "test")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"what selects or fits must be of its train or val part, got 144 trials"):
-        folding._validation(shards, fold, test_trials(shards, fold), ())  # type: ignore[arg-type]
+        validation_of(shards, fold, test_trials(shards, fold), ())  # type: ignore[arg-type]
     with pytest.raises(ValidationError, match="'validation' or 'last'"):
         Protocol(selection="test")  # type: ignore[arg-type]
     naming = {

@@ -1,4 +1,4 @@
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -15,9 +15,9 @@ from eegdecode.data.epochs import cut
 from eegdecode.data.sources import open_source
 from eegdecode.data.splits import group_of
 from eegdecode.data.trials import Trials, join
-from eegdecode.evaluate.baselines import FoldwiseLda, lda_classes, lda_contrast
+from eegdecode.evaluate.baselines import N_PERMUTATIONS, FoldwiseLda, classifier_contrast, lda_classes, lda_decider
 from eegdecode.evaluate.contrast import ClassScore, ContrastScore
-from eegdecode.evaluate.covariance_baselines import RIEMANN, riemann_contrast, riemann_decisions
+from eegdecode.evaluate.covariance_baselines import RIEMANN, riemann_decisions
 
 # The pack's README: whole run 1 to 30 Hz, epochs from sample -25 at 256 Hz, baseline up to the sample before the onset,
 # 100 µV, every fourth sample.
@@ -46,8 +46,8 @@ def muse(data: Path, task: str, first: int, last: int, baseline: bool = True) ->
 def gratings_frequency(trials: Trials, n_permutations: int) -> ContrastScore:
     fine = trials.table["picture"].str.startswith("sf4.1").to_numpy()
     run, position = group_of(trials.table, "run"), trials.table["position"].to_numpy()
-    return lda_contrast(
-        trials.eeg_uv_NCT,
+    return classifier_contrast(
+        lda_decider(trials.eeg_uv_NCT, run),
         fine,
         run,
         run,
@@ -78,10 +78,11 @@ def gratings_classes(trials: Trials, shown: np.ndarray, n_permutations: int) -> 
 def n170(trials: Trials, split_by: str, n_permutations: int = 1) -> ContrastScore:
     face = (trials.table["picture"] == "face").to_numpy()
     run = group_of(trials.table, "run")
-    return lda_contrast(
-        trials.eeg_uv_NCT,
+    fold = group_of(trials.table, split_by)  # type: ignore[arg-type]
+    return classifier_contrast(
+        lda_decider(trials.eeg_uv_NCT, fold),
         face,
-        group_of(trials.table, split_by),  # type: ignore[arg-type]
+        fold,
         run,
         trials.table["position"].to_numpy(),
         labels=("house", "face"),
@@ -190,8 +191,17 @@ def test_an_order_that_repeats_passes_the_run_null_but_not_the_position_null() -
     eeg = (basis[position] + 0.05 * rng.normal(size=(60, 8)))[:, None, :]
     run = np.repeat(["r1", "r2", "r3"], 20)
     p = {
-        how: lda_contrast(
-            eeg, label, run, run, position, labels=("x", "y"), split_by="run", permute=how, seed=0, n_permutations=100
+        how: classifier_contrast(
+            lda_decider(eeg, run),
+            label,
+            run,
+            run,
+            position,
+            labels=("x", "y"),
+            split_by="run",
+            permute=how,
+            seed=0,
+            n_permutations=100,
         ).p_permutation
         for how in ("trials", "positions")
     }
@@ -234,9 +244,8 @@ def test_xdawn_is_the_pipeline_of_pyriemann_fold_by_fold() -> None:
         wanted_N = classifier.decision_function(space.transform(covariances.transform(eeg_NCT[~train_N])))
         assert found_N[~train_N] == pytest.approx(wanted_N, abs=1e-8)
         aucs[run] = roc_auc_score(positive_N[~train_N], wanted_N)
-    score = riemann_contrast(
-        name,
-        eeg_NCT,
+    score = classifier_contrast(
+        partial(riemann_decisions, RIEMANN[name], eeg_NCT, fold_N=run_N),
         positive_N,
         run_N,
         run_N,
@@ -245,6 +254,8 @@ def test_xdawn_is_the_pipeline_of_pyriemann_fold_by_fold() -> None:
         split_by="run",
         permute="trials",
         seed=0,
+        n_permutations=N_PERMUTATIONS,
+        refitted=False,
     )
     assert score.per_fold == pytest.approx(aucs)
     assert score.auc == pytest.approx(np.mean(list(aucs.values())))

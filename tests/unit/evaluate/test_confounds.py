@@ -1,5 +1,7 @@
 """Drift without any response to pictures: power names the class, and the null within blocks sees through it."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
@@ -80,9 +82,8 @@ def test_left_out_blocks_bring_power_back_to_chance() -> None:
     inside, outside = [], []
     for seed in range(8):
         eeg_NCT, label_N, block_N = block_drift(2, 24, seed=seed)
-        settings = {"n_permutations": 2, "seed": 0}
-        mixed = confound_report(log_power(eeg_NCT), label_N, block_N, random_folds(len(label_N), seed), **settings)  # type: ignore[arg-type]
-        report = confound_report(log_power(eeg_NCT), label_N, block_N, left_out(block_N // 6), **settings)  # type: ignore[arg-type]
+        few = partial(confound_report, log_power(eeg_NCT), label_N, block_N, n_permutations=2, seed=0)
+        mixed, report = few(random_folds(len(label_N), seed)), few(left_out(block_N // 6))
         assert (mixed.blocks_on_both_sides, report.blocks_on_both_sides) == (24, 0)
         inside.append(mixed.mean_power.accuracy)
         outside.append(report.mean_power.accuracy)

@@ -1,6 +1,7 @@
 """Classifiers beside the decoder of two categories: each against the plain way, and what the report says of them."""
 
 import re
+from functools import partial
 
 import numpy as np
 import pytest
@@ -12,9 +13,9 @@ from sklearn.preprocessing import StandardScaler
 
 from eegdecode.batch import SourceFact, TargetFact
 from eegdecode.config import Protocol
-from eegdecode.evaluate.baselines import ContrastBaselines, baselines_beside, lda_contrast
+from eegdecode.evaluate.baselines import ContrastBaselines, baselines_beside, classifier_contrast, lda_decider
 from eegdecode.evaluate.contrast import ContrastScore, contrast_report
-from eegdecode.evaluate.covariance_baselines import RIEMANN, riemann_contrast
+from eegdecode.evaluate.covariance_baselines import RIEMANN, riemann_decisions
 from eegdecode.evaluate.page import p_value
 from eegdecode.evaluate.report import DataFact, Report, render
 from eegdecode.runtime.category_baselines import LDA, MEAN_POWER, TIME_LOCKED, TwoCategories, baseline_contrast
@@ -72,9 +73,11 @@ def test_logistic_regressions_are_scikit_learns_person_by_person(name: str, perm
 
 def test_a_classifier_of_covariances_is_its_own() -> None:
     asked = trials()
-    given = (asked.eeg_uv_NCT, asked.positive_N, asked.fold_N, asked.run_N, asked.position_N)
+    given = (asked.positive_N, asked.fold_N, asked.run_N, asked.position_N)
     settings = {"labels": asked.labels, "split_by": "subject", "permute": "trials", "seed": 0, "n_permutations": 60}
-    assert baseline_contrast(XDAWN, asked, protocol()) == riemann_contrast(XDAWN, *given, **settings)
+    decide = partial(riemann_decisions, RIEMANN[XDAWN], asked.eeg_uv_NCT, fold_N=asked.fold_N)
+    plain = classifier_contrast(decide, *given, **settings, refitted=False)
+    assert baseline_contrast(XDAWN, asked, protocol()) == plain
 
 
 def beside() -> tuple[ContrastScore, ContrastBaselines]:
@@ -83,7 +86,8 @@ def beside() -> tuple[ContrastScore, ContrastBaselines]:
     groups = (asked.positive_N, asked.fold_N, asked.run_N, asked.position_N)
     noise_N = np.random.default_rng(4).normal(size=180)
     decoder = contrast_report(1.5 * asked.positive_N + noise_N, *groups, **settings, n_permutations=60)
-    lda = lda_contrast(asked.eeg_uv_NCT, *groups, **settings, n_permutations=20)
+    decide = lda_decider(asked.eeg_uv_NCT, asked.fold_N)
+    lda = classifier_contrast(decide, *groups, **settings, n_permutations=20)
     scores = {LDA: lda} | {name: baseline_contrast(name, asked, protocol()) for name in (XDAWN, MEAN_POWER)}
     return decoder, baselines_beside(decoder, scores, seed=0)
 

@@ -60,7 +60,7 @@ def test_a_person_of_the_other_sign_is_read_through_the_map(experiment: Experime
 def test_the_map_is_the_ridge_regression_of_mean_responses(experiment: Experiment) -> None:
     shards = places.open_set(experiment)
     fold = shards.folds[1]
-    found = fit_transfer(shards, fold, seed=0)["02"]
+    found = fit_transfer(shards, fold, seed=0)
     rows = np.unique(shards.picture_row[shards.trials_of(fold, "train")])
     table = shards.table.assign(row=shards.picture_row)
     own, others = (
@@ -99,7 +99,7 @@ def test_what_cannot_be_mapped_is_refused(experiment: Experiment, monkeypatch: p
     known = experiment.override({"protocol.split_by": "concept"})
     with pytest.raises(ValueError, match=r"set protocol\.split_by='subject_concept' and train, got 'concept'"):
         transfer(known)
-    with pytest.raises(ValueError, match="fold 'concepts' has none"):
+    with pytest.raises(ValueError, match=r"fold 'concepts' has \[\]"):
         fit_transfer(shards, places.open_set(known).folds[0], seed=0)
     monkeypatch.setattr(mapping, "LARGEST", 79)
     with pytest.raises(ValueError, match="at most 79 samples over all electrodes, got 80"):

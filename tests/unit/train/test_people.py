@@ -81,10 +81,11 @@ def test_validation_asks_each_subject_with_their_own_map(where: dict[str, str]) 
     shards = opened(where, experiment)
     run = trained(experiment, shards)
     assert run.validation is not None
+    assert run.validation.subject_Q is not None
     with torch.no_grad():
         assert run.validation(run.task)["val_top1"] > 0.9
     others = {"01": "02", "02": "01", "03": "02"}
-    rows = [run.subjects.index(others[run.subjects[row]]) for row in run.validation.subject_Q.tolist()]  # type: ignore[union-attr]
+    rows = [run.subjects.index(others[run.subjects[row]]) for row in run.validation.subject_Q.tolist()]
     wrong = run.validation.__class__(
         run.validation.eeg_uv_QCT, run.validation.target_PD, run.validation.right_Q, torch.tensor(rows)
     )
@@ -182,7 +183,9 @@ def test_rows_of_subjects_travel_with_the_trials(average: int, where: dict[str, 
         assert [run.subjects[row] for row in batch.subject_B.tolist()] == names.tolist()
         assert set(names) == {"02", "03"}
         seen.append(batch.subject_B.tolist())
-        assert batch.where(batch.subject_B == 0).subject_B.tolist() == [0] * batch.subject_B.tolist().count(0)  # type: ignore[union-attr]
+        first = batch.where(batch.subject_B == 0).subject_B
+        assert first is not None
+        assert first.tolist() == [0] * batch.subject_B.tolist().count(0)
     assert seen[0] == seen[1] + seen[2] == seen[3]
 
 

@@ -160,13 +160,15 @@ def test_triplets_of_features_leave_the_read_out_alone() -> None:
     f = decoder.encoder(decoder.front(batch.eeg_uv_BCT))
     assert f.shape == (N, 9)
     torch.testing.assert_close(logs["triplet.features"], losses.triplet(f, CONCEPT_P[PICTURE], 2.0).detach())
-    z = f @ decoder.read_out.weight.T + decoder.read_out.bias  # type: ignore[union-attr]
+    read_out = decoder.read_out
+    assert isinstance(read_out, torch.nn.Linear)
+    z = f @ read_out.weight.T + read_out.bias
     torch.testing.assert_close(logs["mse"], (z - batch.target_BD).square().mean().detach())
     torch.testing.assert_close(decoder(batch.eeg_uv_BCT), z)
     alone, _ = DecodingTask(decoder, Loss(terms=terms[:1]), CONCEPT_P)(batch)
     alone.backward()
     assert float(decoder.encoder.map.weight.grad.abs().max()) > 0
-    assert decoder.read_out.weight.grad is None  # type: ignore[union-attr]
+    assert read_out.weight.grad is None
 
 
 @pytest.mark.parametrize(
