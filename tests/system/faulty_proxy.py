@@ -76,9 +76,10 @@ class Plan:
     def next(self, method: str, path: str, headers: Mapping[str, str]) -> str | None:
         """Return the fault of this try, None for none, and count it."""
         parts = urlsplit(path)
-        # An upload's id is by chance; all else of a request is the same in every run.
+        # A bucket's name and an upload's id are by chance; all else of a request is the same in every run.
+        key = parts.path.lstrip("/").partition("/")[2]
         query = sorted(item for item in parse_qsl(parts.query, keep_blank_values=True) if item[0] != "uploadId")
-        request = f"{method} {parts.path} {query} {headers.get('Range', '')}"
+        request = f"{method} {key} {query} {headers.get('Range', '')}"
         of_object = method == "GET" and not query
         fits = dict.fromkeys(OF_CONTENT, method == "GET") | dict.fromkeys(OF_OBJECTS, of_object)
         fits["404"] = method == "GET" and not of_object
