@@ -10,6 +10,8 @@ import eegdecode
 from eegdecode.reconstruct.reconstructor import Reconstructor
 
 TOP = 5
+NOBODY = ""
+"""The subject of trials of a person that training did not see."""
 
 
 class BundleModel:
@@ -25,8 +27,12 @@ class BundleModel:
         ----------
         model_input
             Float32 (N, C, T), microvolt.
+        params
+            `subject`: whose trials they are, as the bundle spells them; without it, or with another name, the trials
+            are of a person that training did not see.
         """
-        probability_NK = self.model.predict_proba(np.asarray(model_input, np.float32))
+        subject = str((params or {}).get("subject", NOBODY))
+        probability_NK = self.model.predict_proba(np.asarray(model_input, np.float32), subject=subject)
         best_NK = np.argsort(-probability_NK, axis=1, kind="stable")[:, :TOP]
         columns: dict[str, np.ndarray] = {"concept": self.model.classes_[best_NK[:, 0]]}
         for k in range(best_NK.shape[1]):

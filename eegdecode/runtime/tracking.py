@@ -200,9 +200,11 @@ class Tracker:
         import mlflow.pyfunc
         import numpy as np
         from mlflow.models import ModelSignature
-        from mlflow.types import Schema, TensorSpec
+        from mlflow.types import ParamSchema, ParamSpec, Schema, TensorSpec
 
-        signature = ModelSignature(Schema([TensorSpec(np.dtype(np.float32), (-1, n_chans, n_times))]))
+        trials = Schema([TensorSpec(np.dtype(np.float32), (-1, n_chans, n_times))])
+        # The default is a name that no subject has: whose trials nobody names are a new person's.
+        signature = ModelSignature(trials, params=ParamSchema([ParamSpec("subject", "string", "")]))
         with tempfile.TemporaryDirectory() as made:
             mlflow.pyfunc.save_model(
                 path=Path(made) / "model",
