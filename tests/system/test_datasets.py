@@ -19,7 +19,7 @@ from tests.writers import bids, eegcvpr40, things_eeg2
 ROOT = Path(__file__).resolve().parents[2]
 pytestmark = pytest.mark.ray
 
-# One driver for all stages: what the five jobs run, without a process for each.
+# One driver for all stages: what the five jobs and the curve over training concepts run, without a process for each.
 STAGES = """
 import sys
 from eegdecode.config import Experiment
@@ -27,6 +27,7 @@ from eegdecode.runtime import cluster
 from eegdecode.runtime.evaluate import evaluate
 from eegdecode.runtime.prepare import prepare
 from eegdecode.runtime.reconstruct import reconstruct
+from eegdecode.runtime.scaling import scaling
 from eegdecode.runtime.search import search
 from eegdecode.runtime.train import train
 
@@ -34,6 +35,8 @@ cluster.connect(sys.argv[1])
 experiment = Experiment.model_validate_json(sys.argv[2])
 for stage in (prepare, search, train, evaluate, reconstruct):
     stage(experiment)
+if experiment.protocol.split_by == "concept":
+    scaling(experiment, (0.5, 1.0))
 """
 
 SMALL: dict[str, object] = {
@@ -83,6 +86,13 @@ def test_things_eeg2_raw(ray_cluster: cluster.ClusterAddress, tmp_path: Path) ->
     assert report.retrieval.chance_top1 == pytest.approx(0.1)
     assert low <= report.retrieval.top1 <= high
     assert report.retrieval.top1 > 0.2
+    assert report.scaling is not None
+    half, whole = report.scaling.points
+    assert (half.train_share, whole.score.top1) == (0.5, report.retrieval.top1)
+    assert whole.n_concepts == 9
+    assert half.n_concepts in (4, 5)
+    assert half.run_id != whole.run_id == experiment.run_id
+    assert "Score against training data" in (tmp_path / "runs" / "report.html").read_text()
     assert report.reconstruction is not None
     made = bundle.load(places.bundle(experiment, "concepts"))
     assert made.fact.channels == manifest.channels
