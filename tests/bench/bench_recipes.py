@@ -97,6 +97,9 @@ def fitted_to(name: str, source: SyntheticData, epochs: Epochs) -> Experiment:
 def scored(name: str, made: SyntheticSet, source: SyntheticData, epochs: Epochs, ideal_top1: float) -> dict[str, Any]:
     """Train, keep the step that validation concepts choose, and score the averaged test trials."""
     experiment = fitted_to(name, source, epochs)
+    divided = open_shards(made.uri, verify=False, targets=made.targets({"": "gabor"}), protocol=experiment.protocol)
+    # A teacher knows the concepts that are trained on: fewer than are shown, where validation takes whole concepts.
+    made.training = sorted(set(divided.table["concept"].iloc[divided.trials_of(divided.folds[0], "train")]))
     shards = open_shards(
         made.uri, verify=False, targets=made.targets(places.towers(experiment)), protocol=experiment.protocol
     )
