@@ -12,6 +12,7 @@ from eegdecode.config import (
     LossTerm,
     MuseData,
     Protocol,
+    Router,
     Schedule,
     Search,
     Stream,
@@ -146,8 +147,11 @@ ON_MUSE = (
     "distill_wavelet",
     "neuroimagen",
     "perceptogram",
+    "samga",
 )
-"""Published recipes whose decoder takes any electrodes and a target of one layer; SAMGA's takes a tower's layers."""
+"""Published recipes whose decoder takes any electrodes."""
+_LAYERS = tuple(f"blocks.5.{k}" for k in range(3))
+"""Of MobileNetV2, of one width (160), for a recipe with a router."""
 _OF_EMBEDDINGS = ("info_nce", "siglip", "mse", "cosine", "mmd", "mmd_unbiased", "triplet")
 
 
@@ -157,9 +161,14 @@ def on_muse(recipe: Experiment, muse: Experiment, steps: int, lr: float) -> Expe
     What hangs on other pictures is left out: further targets and their terms, classes of a teacher (in their place the
     symmetric contrast), averages over repetitions, crops and electrodes by name. A course of passes over tens of
     thousands of trials is replaced by a short one. Trials keep the headband's 256 Hz, since temporal kernels need more
-    samples than 64 Hz gives; a closed form does not, and takes the trials of `muse`.
+    samples than 64 Hz gives; a closed form does not, and takes the trials of `muse`. A router weighs three layers of
+    the tower, from its middle one.
     """
     closed = recipe.encoder.start == "ridge"
+    router, tower = recipe.targets.router, muse.targets.tower
+    if router is not None:
+        router = Router(depths=tuple(range(len(_LAYERS))), centre=1, reduced=router.reduced)
+        tower = f"{tower}@mean({','.join(_LAYERS)})"
     terms = tuple(term for term in recipe.loss.terms if term.target in ("", FEATURES) and term.name in _OF_EMBEDDINGS)
     schedule = recipe.schedule.model_copy(
         update={
@@ -175,7 +184,11 @@ def on_muse(recipe: Experiment, muse: Experiment, steps: int, lr: float) -> Expe
         recipe=recipe.recipe,
         data=muse.data.model_copy(update={"epochs": epochs}),
         stream=Stream(augment=recipe.stream.augment),
-        targets=Targets(tower=muse.targets.tower, project=0 if closed else recipe.targets.project),
+        targets=Targets(
+            tower=tower,
+            project=0 if closed else recipe.targets.project,
+            router=router,
+        ),
         encoder=recipe.encoder,
         loss=recipe.loss.model_copy(
             update={

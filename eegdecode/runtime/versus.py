@@ -85,7 +85,7 @@ def versus(muse: Experiment) -> Versus:
     """
     experiments = rivals(muse)
     own = next(iter(experiments.values()))
-    for each in {places.shards(e): e for e in experiments.values()}.values():
+    for each in {(places.shards(e), e.targets.tower): e for e in experiments.values()}.values():
         prepare(each)
     shards = {name: places.open_set(e, verify=False) for name, e in experiments.items()}
     first = places.open_set(own, verify=False)

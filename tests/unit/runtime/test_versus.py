@@ -77,9 +77,11 @@ def test_what_is_compared_has_one_protocol_and_one_target(task: str) -> None:
     wanted = found[f"muse_{task}"]
     for name, experiment in found.items():
         assert experiment.protocol == wanted.protocol, name
-        assert experiment.targets.tower == wanted.targets.tower, name
+        layers = "@mean(blocks.5.0,blocks.5.1,blocks.5.2)" if experiment.targets.router else ""
+        assert experiment.targets.tower == wanted.targets.tower + layers, name
         assert experiment.data.source == wanted.data.source, name
         assert experiment.data.epochs.model_copy(update={"sfreq_hz": 64.0}) == wanted.data.epochs, name
+    assert [name for name, experiment in found.items() if experiment.targets.router] == ["samga"]
 
 
 def test_a_published_recipe_keeps_its_decoder_and_loss() -> None:
@@ -91,6 +93,10 @@ def test_a_published_recipe_keeps_its_decoder_and_loss() -> None:
     assert [term.label for term in on_muse(RECIPES["atm"](), muse, 7, 1e-3).loss.terms] == ["info_nce"]
     assert [term.label for term in on_muse(RECIPES["distill"](), muse, 7, 1e-3).loss.terms] == ["info_nce"]
     assert on_muse(RECIPES["perceptogram"](), muse, 7, 1e-3).schedule.steps == 0
+    samga = on_muse(RECIPES["samga"](), muse, 7, 1e-3)
+    assert [(term.name, term.weight) for term in samga.loss.terms] == [("mmd_unbiased", 0.5), ("info_nce", 0.5)]
+    assert samga.targets.router is not None
+    assert samga.targets.router.reduced == 1024
 
 
 def test_decisions_are_those_of_decoders_that_have_not_seen_the_trial(tmp_path: Path) -> None:
