@@ -34,7 +34,7 @@ class PairedTest(Section):
     first: str
     second: str
     unit: str
-    """What is paired: `subjects`, `runs`, `concepts`."""
+    """What is paired: `subjects`, `runs`, `concepts`, `pictures`."""
     n_pairs: int
     n_equal: int
     """Pairs without a difference; the test leaves them out."""

@@ -184,11 +184,7 @@ def on_muse(recipe: Experiment, muse: Experiment, steps: int, lr: float) -> Expe
         recipe=recipe.recipe,
         data=muse.data.model_copy(update={"epochs": epochs}),
         stream=Stream(augment=recipe.stream.augment),
-        targets=Targets(
-            tower=tower,
-            project=0 if closed else recipe.targets.project,
-            router=router,
-        ),
+        targets=Targets(tower=tower, project=0 if closed else recipe.targets.project, router=router),
         encoder=recipe.encoder,
         loss=recipe.loss.model_copy(
             update={

@@ -10,8 +10,6 @@ import eegdecode
 from eegdecode.reconstruct.reconstructor import Reconstructor
 
 TOP = 5
-NOBODY = ""
-"""The subject of trials of a person that training did not see."""
 
 
 class BundleModel:
@@ -20,7 +18,7 @@ class BundleModel:
     def __init__(self, model: Reconstructor) -> None:
         self.model = model
 
-    def predict(self, model_input: np.ndarray, params: dict[str, object] | None = None) -> pd.DataFrame:
+    def predict(self, model_input: np.ndarray, params: dict[str, str] | None = None) -> pd.DataFrame:
         """Return `concept` and the probabilities of the most probable concepts, in columns `top1`, `p1`, and so on.
 
         Parameters
@@ -31,7 +29,7 @@ class BundleModel:
             `subject`: whose trials they are, as the bundle spells them; without it, or with another name, the trials
             are of a person that training did not see.
         """
-        subject = str((params or {}).get("subject", NOBODY))
+        subject = params.get("subject") if params else None
         probability_NK = self.model.predict_proba(np.asarray(model_input, np.float32), subject=subject)
         best_NK = np.argsort(-probability_NK, axis=1, kind="stable")[:, :TOP]
         columns: dict[str, np.ndarray] = {"concept": self.model.classes_[best_NK[:, 0]]}

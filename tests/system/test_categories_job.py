@@ -1,9 +1,6 @@
 """Real recordings of two categories on a real cluster: two recipes prepared, trained, scored and compared."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -12,26 +9,20 @@ from eegdecode.evaluate.contrast import ContrastScore
 from eegdecode.evaluate.report import load_report
 from eegdecode.recipes import RECIPES
 from eegdecode.runtime import cluster
+from eegdecode.runtime.category_baselines import LDA
+from tests.system.driver import run_python, run_stages
 
-ROOT = Path(__file__).resolve().parents[2]
 pytestmark = pytest.mark.ray
 
-# One driver for all stages of both: a process costs its imports.
 STAGES = """
-import sys
-from eegdecode.config import Experiment
-from eegdecode.runtime import cluster
 from eegdecode.runtime.evaluate import evaluate
 from eegdecode.runtime.prepare import prepare
 from eegdecode.runtime.train import train
 
-cluster.connect(sys.argv[1])
-for described in sys.argv[2:]:
-    experiment = Experiment.model_validate_json(described)
+for experiment in experiments:
     for stage in (prepare, train, evaluate):
         stage(experiment)
 """
-LDA = "shrinkage LDA"
 
 
 def test_two_decoders_of_gratings_beside_classifiers_and_one_another(
@@ -55,8 +46,7 @@ def test_two_decoders_of_gratings_beside_classifiers_and_one_another(
         )
         for name, where in runs.items()
     ]
-    described = [experiment.model_dump_json() for experiment in experiments]
-    run_python("-c", STAGES, ray_cluster.address, *described)
+    run_stages(ray_cluster, STAGES, *experiments)
     scores = {name: contrast_of(where) for name, where in runs.items()}
     linear, samples = (score.auc for score in scores.values())
     # Known of these recordings: LDA as their README has it, and covariances with samples above it.
@@ -85,10 +75,3 @@ def contrast_of(where: Path) -> ContrastScore:
     (baselines,) = report.baselines
     assert baselines.scores[LDA].auc == report.contrast.baseline_auc
     return report.contrast
-
-
-def run_python(*arguments: str) -> None:
-    done = subprocess.run(
-        [sys.executable, *arguments], cwd=ROOT, env=os.environ, capture_output=True, text=True, timeout=580
-    )
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-5000:]

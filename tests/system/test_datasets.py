@@ -1,9 +1,6 @@
 """Three datasets in their own layouts go all the way on a real cluster: prepared, searched, trained, scored, drawn."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -14,16 +11,13 @@ from eegdecode.data.shardset import read_manifest
 from eegdecode.evaluate.report import load_report
 from eegdecode.recipes import RECIPES
 from eegdecode.runtime import cluster, places
+from tests.system.driver import run_stages
 from tests.writers import bids, eegcvpr40, things_eeg2
 
-ROOT = Path(__file__).resolve().parents[2]
 pytestmark = pytest.mark.ray
 
-# One driver for all stages: what the five jobs and the curve over training concepts run, without a process for each.
+# What the five jobs run, and the curve over training concepts.
 STAGES = """
-import sys
-from eegdecode.config import Experiment
-from eegdecode.runtime import cluster
 from eegdecode.runtime.evaluate import evaluate
 from eegdecode.runtime.prepare import prepare
 from eegdecode.runtime.reconstruct import reconstruct
@@ -31,12 +25,11 @@ from eegdecode.runtime.scaling import scaling
 from eegdecode.runtime.search import search
 from eegdecode.runtime.train import train
 
-cluster.connect(sys.argv[1])
-experiment = Experiment.model_validate_json(sys.argv[2])
-for stage in (prepare, search, train, evaluate, reconstruct):
-    stage(experiment)
-if experiment.protocol.split_by == "concept":
-    scaling(experiment, (0.5, 1.0))
+for experiment in experiments:
+    for stage in (prepare, search, train, evaluate, reconstruct):
+        stage(experiment)
+    if experiment.protocol.split_by == "concept":
+        scaling(experiment, (0.5, 1.0))
 """
 
 SMALL: dict[str, object] = {
@@ -64,9 +57,7 @@ def through_all_stages(
     experiment = RECIPES[recipe]().override(
         SMALL | changes | {"compute.data_uri": str(data), "compute.runs_uri": str(runs)}
     )
-    command = [sys.executable, "-c", STAGES, here.address, experiment.model_dump_json()]
-    done = subprocess.run(command, cwd=ROOT, env=os.environ, capture_output=True, text=True, timeout=580)
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-5000:]
+    run_stages(here, STAGES, experiment)
     return experiment
 
 
